@@ -1,0 +1,65 @@
+"""What a training method is: a module with options, views and `forward(batch) -> StepResult`. Nothing else."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from eke.config import Options
+from eke.data.stream import Batch, ViewPlan
+from eke.models.network import Network
+
+
+class Setting(NamedTuple):
+    """The facts of a run that a method may depend on."""
+
+    n_classes: int
+    """K."""
+    n_labeled: int
+    """Images in the labeled training pool."""
+    n_unlabeled: int
+    """Images in the unlabeled pool; `batch.u_index` counts in it."""
+    total_steps: int
+    """Steps of the whole run: ramps are fractions of it."""
+    seed: int
+    """The run's seed, for `rng(seed, batch.step, stream)`."""
+
+
+class PseudoLabels(NamedTuple):
+    """What the method believed about this step's unlabeled images, for the report's diagnostics."""
+
+    label: Tensor
+    """(U,) int64."""
+    mask: Tensor
+    """(U,) float in [0, 1]: how much each counted in the loss."""
+
+
+class StepResult(NamedTuple):
+    """A NamedTuple, because DistributedDataParallel looks into tuples and not into dataclasses."""
+
+    loss: Tensor
+    """Scalar with gradient. On N processes: the mean over ranks is the global batch's loss."""
+    terms: dict[str, Tensor]
+    """Detached scalars, left on the device; names as in the paper ("loss_x", "loss_u", "mask_rate")."""
+    pseudo: PseudoLabels | None = None
+
+
+class Method(Protocol):
+    """A final `nn.Module`: state is buffers, teachers are submodules, so saving and DDP need no further code.
+
+    Five rules let N processes equal one: every trainable parameter gets a gradient at every step; no
+    data-dependent branch around a forward or a collective; batches are contiguous slices of the global batch;
+    statistics over a batch are reduced over ranks (`eke.collectives`); `forward` advances state once per step.
+    """
+
+    Config: ClassVar[type[Options]]
+    """The method's own options, with the paper's defaults."""
+    recipe: ClassVar[Mapping[str, Any]]
+    """The paper's defaults for shared options, nested as in a file: {"batch": {"mu": 7}, "optim": {"lr": 0.03}}."""
+    views: ClassVar[ViewPlan]
+    """The views the stream must make; reading another is a KeyError."""
+    network: Network
+
+    def __init__(self, config: Options, network: Network, setting: Setting) -> None: ...
+
+    def __call__(self, batch: Batch) -> StepResult: ...

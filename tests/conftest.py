@@ -1,0 +1,23 @@
+"""Fixtures for every test: a fixed seed, one thread, and the folder of real data where there is one."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets (EKE_SHARED_DATA, or `shared/data` beside the checkout); skips without it."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("EKE_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"real data not found in {folder} (set EKE_SHARED_DATA to run this test)")
+    return folder
