@@ -46,3 +46,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = list(known)
     near = get_close_matches(word, known, n=1, cutoff=0.6)
     return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
+
+
+def first_line(error: BaseException) -> str:
+    """Return what another library's error says, without its pages of advice."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,3 @@
+from eke.cli import main
+
+main()

@@ -1,0 +1,170 @@
+"""From uint8 images and draws to views: frame, then operations in their drawn order, then hole, then floats.
+
+The drawn order is kept with few resamplings: photometric operations of slot 1, then one transform that holds all
+geometric operations that may happen here, photometric operations of slot 2, and so on. Grey levels are whole between
+all of them, as in Pillow. Rows are grouped by operation, so only rows that drew an operation pay for it; the groups
+are decided on the CPU, where the draws come from, and an accelerator is never waited for.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from eke.augment import photometric
+from eke.augment.draws import GEOMETRIC, NEIGHBORLY, TABLED, Draws, Op, take, to
+from eke.augment.geometry import Geometry, Interpolation, View, chain
+from eke.augment.resample import cut_matrix, paint, resize_crop, shift, transform
+
+Color = tuple[int, int, int]
+
+BLOCK = 2**20
+"""Values that a CPU works on at once: what it writes in one step is still in its cache in the next."""
+
+TABLES: dict[Op, Callable[[Tensor, Tensor], Tensor]] = {
+    Op.AUTOCONTRAST: lambda images, _: photometric.autocontrast(images),
+    Op.EQUALIZE: lambda images, _: photometric.equalize(images),
+    Op.SOLARIZE: photometric.solarize,
+    Op.POSTERIZE: photometric.posterize,
+    Op.BRIGHTNESS: photometric.brightness,
+    Op.CONTRAST: photometric.contrast,
+}
+DIRECT: dict[Op, Callable[[Tensor, Tensor], Tensor]] = {
+    Op.COLOR: photometric.color,
+    Op.SHARPNESS: photometric.sharpness,
+    Op.GRAYSCALE: lambda images, _: photometric.grayscale(images),
+    Op.HUE: photometric.hue,
+}
+
+
+def make_views(
+    images: Tensor,
+    draws: Draws,
+    *,
+    enlarge: bool,
+    interpolation: Interpolation,
+    border_fill: Color,
+    hole_fill: Color,
+) -> View:
+    """Make one view of each image.
+
+    Args:
+        images: (N, C, H, W) uint8, C = 1 or 3, on any device.
+        draws: of N views, on any device.
+        enlarge: frames lie inside the image and are enlarged to its size; otherwise they are of its size and may
+            hang over its border, where it is reflected.
+        interpolation: of rotation, shear and translation.
+        border_fill: RGB of what a transform brings in from outside the frame; for one channel its luma.
+        hole_fill: RGB of the hole; likewise.
+
+    Returns:
+        Views of the images' size, on the images' device.
+    """
+    draws = to(draws, images.device)
+    height, width = images.shape[2:]
+    matrix = cut_matrix(draws.box, draws.flip, width, height)
+    for slot in range(draws.ops.shape[1]):
+        matrix = chain(matrix, draws.matrices[:, slot])
+    paints = torch.tensor((border_fill, hole_fill), dtype=torch.uint8)[:, :, None, None]
+    if images.shape[1] == 1:
+        paints = photometric.grayscale(paints)[:, :1]
+    paints = paints.flatten(1).to(images.device, non_blocking=True)
+
+    pixels = torch.empty(images.shape, device=images.device)
+    valid = torch.empty(len(images), height, width, dtype=torch.bool, device=images.device)
+    step = max(1, BLOCK // images[0].numel()) if images.device.type == "cpu" and len(images) else len(images)
+    for start in range(0, len(images), step or 1):
+        stop = start + step
+        done, shown = _make_block(
+            images[start:stop], take(draws, start, stop), enlarge, interpolation, paints
+        )
+        pixels[start:stop].copy_(done).div_(255)
+        valid[start:stop] = shown
+    return View(pixels, Geometry(matrix.float(), (height, width), (height, width)), valid)
+
+
+def _make_block(
+    images: Tensor, draws: Draws, enlarge: bool, interpolation: Interpolation, paints: Tensor
+) -> tuple[Tensor, Tensor]:
+    pixels, valid = (resize_crop if enlarge else shift)(images, draws.box, draws.flip)
+    passes = passes_of(draws.ops)
+    for slot in range(draws.ops.shape[1]):
+        pixels = _apply_photometric(pixels, draws.ops[:, slot], draws.levels[:, slot])
+        pixels, valid = _apply_geometric(
+            pixels, valid, draws.matrices, passes == slot + 1, interpolation, paints[0]
+        )
+
+    left, top, right, bottom = draws.hole[:, :, None].unbind(1)
+    x = torch.arange(images.shape[3], device=images.device)
+    y = torch.arange(images.shape[2], device=images.device)
+    hole = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None, :]
+    return paint(pixels, hole, paints[1]), valid & ~hole
+
+
+def passes_of(ops: Tensor) -> Tensor:
+    """Return, for ops (n, S), after which slot (1 ... S) each geometric one is carried out; 0 for all others.
+
+    That is after the last photometric operation before it, so neighbors are composed; and after slot 1 at the
+    earliest, so views that begin with a geometric operation share one transform with those where it comes second.
+    """
+    slots = torch.arange(1, ops.shape[1] + 1)
+    photometric_slots = torch.where(ops >= GEOMETRIC.stop, slots, 0)
+    # the running maximum is over earlier slots, because a slot is never photometric and geometric
+    after = photometric_slots.cummax(1).values.clamp(min=1) if ops.shape[1] else ops
+    return torch.where((ops >= GEOMETRIC.start) & (ops < GEOMETRIC.stop), after, 0)
+
+
+def _apply_photometric(images: Tensor, ops: Tensor, levels: Tensor) -> Tensor:
+    """Run one photometric operation on each row that has one."""
+    order = ops.argsort(stable=True)
+    counts = torch.bincount(ops, minlength=len(Op)).tolist()
+    n_rest = sum(counts[: TABLED.start])
+    if n_rest == len(ops):
+        return images
+    on_device = order.to(images.device, non_blocking=True)
+    levels = levels.index_select(0, on_device)
+    parts = [images.index_select(0, on_device[:n_rest])]
+
+    tabled = images.index_select(0, on_device[n_rest : n_rest + sum(counts[TABLED.start : TABLED.stop])])
+    tables, start = [], 0
+    for op in map(Op, TABLED):
+        rows = slice(start, start + counts[op])
+        if counts[op]:
+            tables.append(TABLES[op](tabled[rows], levels[n_rest:][rows]))
+        start += counts[op]
+    if tables:
+        parts.append(photometric.look_up(tabled, torch.cat(tables)))
+
+    start += n_rest
+    for op in map(Op, NEIGHBORLY):
+        rows = slice(start, start + counts[op])
+        if counts[op]:
+            parts.append(DIRECT[op](images.index_select(0, on_device[rows]), levels[rows]))
+        start += counts[op]
+    return torch.cat(parts).index_select(0, order.argsort().to(images.device, non_blocking=True))
+
+
+def _apply_geometric(
+    images: Tensor, valid: Tensor, matrices: Tensor, mine: Tensor, interpolation: Interpolation, fill: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run one transform on each row that has slots in `mine` (n, S), composed of them."""
+    n_slots = mine.sum(1)
+    used = mine.any(0).nonzero()[:, 0]
+    if not len(used):
+        return images, valid
+    order = n_slots.argsort(descending=True)
+    n_several, n_moved = int((n_slots > 1).sum()), int((n_slots > 0).sum())
+    on_device, used_there, mine_there, back = (
+        part.to(images.device, non_blocking=True)
+        for part in (order, used, mine[order][:, used], order.argsort())
+    )
+    rows, rest = on_device[:n_moved], on_device[n_moved:]
+    stages = matrices.index_select(0, rows).index_select(1, used_there)
+    stages = torch.where(
+        mine_there[:n_moved, :, None, None], stages, torch.eye(2, 3, device=images.device).double()
+    )
+    moved, shown = transform(
+        images.index_select(0, rows), valid.index_select(0, rows), stages, n_several, fill, interpolation
+    )
+    pixels = torch.cat((moved, images.index_select(0, rest))).index_select(0, back)
+    return pixels, torch.cat((shown, valid.index_select(0, rest))).index_select(0, back)

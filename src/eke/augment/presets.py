@@ -1,0 +1,155 @@
+"""The named augmentations that methods ask for, each as its source has it. docs/views.md lists what deviates."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from eke.augment import distributions
+from eke.augment.draws import COLORFUL, Draws, Op, matrices, take, to
+from eke.augment.geometry import Interpolation, Size, View
+from eke.augment.pipeline import make_views
+
+__all__ = ["PRESETS", "Draws", "Preset", "take", "to"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """An augmentation: what it draws, and how its views are made from images and draws."""
+
+    name: str
+    source: str
+    """Paper or code that it follows."""
+    summary: str
+    frame: Callable[[int, Size, Generator], Tensor] = distributions.whole
+    enlarge: bool = False
+    """Frames lie inside the image and are enlarged to its size."""
+    flip_rate: float = 0.0
+    operations: Callable[[int, Size, Generator], tuple[Tensor, Tensor]] = distributions.no_operations
+    interpolation: Interpolation = "nearest"
+    hole: Callable[[int, Size, Generator], Tensor] = distributions.no_hole
+    border_fill: tuple[int, int, int] = (0, 0, 0)
+    """Color of what rotation, shear and translation bring in from outside the frame."""
+    hole_fill: tuple[int, int, int] = (0, 0, 0)
+
+    def draw(self, n: int, channels: int, source_size: Size, generator: Generator) -> Draws:
+        """Draw the parameters of `n` views, on the CPU.
+
+        Args:
+            n: views in the global batch.
+            channels: 1 or 3. For 1, operations on color are drawn and do nothing.
+            source_size: (H, W) of the images.
+            generator: on the CPU; the draws depend on nothing else.
+
+        Raises:
+            ValueError: neither 1 nor 3 channels.
+
+        Example:
+            >>> draws = PRESETS["weak"].draw(4, 3, (32, 32), torch.Generator().manual_seed(0))
+            >>> draws.box.shape, draws.flip.dtype
+            (torch.Size([4, 4]), torch.bool)
+        """
+        if channels not in (1, 3):
+            raise ValueError(f"images have 1 or 3 channels, not {channels}")
+        box = self.frame(n, source_size, generator)
+        flip = torch.rand(n, generator=generator) < self.flip_rate
+        ops, levels = self.operations(n, source_size, generator)
+        if channels == 1:
+            ops = torch.where(torch.isin(ops, torch.tensor(COLORFUL)), int(Op.IDENTITY), ops)
+        hole = self.hole(n, source_size, generator)
+        return Draws(box, flip, ops, levels, matrices(ops, levels, source_size), hole)
+
+    def apply(self, images: Tensor, draws: Draws) -> View:
+        """Make one view of each image; see `make_views`.
+
+        Args:
+            images: (N, C, H, W) uint8, C = 1 or 3, on any device.
+            draws: of N views, from `draw` for the same (C, H, W).
+
+        Returns:
+            Views of the images' own size, on their device.
+        """
+        return make_views(
+            images,
+            draws,
+            enlarge=self.enlarge,
+            interpolation=self.interpolation,
+            border_fill=self.border_fill,
+            hole_fill=self.hole_fill,
+        )
+
+
+_GREY = (128, 128, 128)
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset("none", "none", "the image itself"),
+        Preset(
+            "weak",
+            "FixMatch (Sohn et al. 2020), section 2.3; code google-research/fixmatch, libml/augment.py",
+            "flip, then crop after reflect padding by an eighth of each side (4 pixels at 32)",
+            frame=distributions.shifted,
+            flip_rate=0.5,
+        ),
+        Preset(
+            "weak-noflip",
+            "FixMatch (Sohn et al. 2020), section 2.3, as for SVHN",
+            "weak without the flip: for digits, and whatever else a mirror changes",
+            frame=distributions.shifted,
+        ),
+        Preset(
+            "randaugment/google",
+            "FixMatch (Sohn et al. 2020), appendix; code google-research/fixmatch, libml/augment.py (rac)",
+            "weak, 2 of 14 operations, each with probability 1/2 at level 1 to 9 of 10, cutout of half the side",
+            frame=distributions.shifted,
+            flip_rate=0.5,
+            operations=distributions.google,
+            hole=distributions.half_hole,
+            border_fill=_GREY,
+            hole_fill=_GREY,
+        ),
+        Preset(
+            "randaugment/torchssl",
+            "FlexMatch (Zhang et al. 2021); code TorchSSL/TorchSSL, datasets/augmentation/randaugment.py",
+            "weak, 3 of 14 operations at levels uniform in their ranges, cutout of 0 to half the side",
+            frame=distributions.shifted,
+            flip_rate=0.5,
+            operations=distributions.torchssl,
+            hole=distributions.torchssl_hole,
+            hole_fill=(125, 123, 114),
+        ),
+        Preset(
+            "randaugment/comatch",
+            "CoMatch (Li, Xiong, Hoi 2021), section 4; code salesforce/CoMatch, datasets/randaugment.py",
+            "weak, 2 of 14 operations, each with probability 1/2 at level 10 of 10, cutout of half the side",
+            frame=distributions.shifted,
+            flip_rate=0.5,
+            operations=distributions.comatch,
+            interpolation="bilinear",
+            hole=distributions.half_hole,
+            border_fill=_GREY,
+            hole_fill=_GREY,
+        ),
+        Preset(
+            "simclr",
+            "SimCLR (Chen et al. 2020), as CoMatch's second strong view; code salesforce/CoMatch, datasets/cifar.py",
+            "resized crop of 0.2 to 1 of the area, flip, color jitter 0.4/0.4/0.4/0.1 (0.8), grey (0.2)",
+            frame=distributions.resized,
+            enlarge=True,
+            flip_rate=0.5,
+            operations=distributions.simclr,
+        ),
+        Preset(
+            "crop-rotate-jitter",
+            "Consistency training with Grad-CAM (Lee, Cho), section IV; decisions in docs/views.md",
+            "resized crop of at least 3/4 of each side, flip, one of four quarter turns, jitter 0.4/0.4/0.4/0.1",
+            frame=distributions.trimmed,
+            enlarge=True,
+            flip_rate=0.5,
+            operations=distributions.quarter_turn_and_jitter,
+        ),
+    )
+}
+"""Name -> preset."""

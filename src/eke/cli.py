@@ -1,0 +1,238 @@
+"""The command line. Help imports neither torch nor numpy: each command imports its task when it runs."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eke.errors import EkeError
+
+app = typer.Typer(
+    name="eke",
+    help="Make a few labels go far: train an image classifier from few labels, and see what they bought.\n\n"
+    "Start with `eke demo`, then `eke doctor DATA`, then `eke fit DATA`.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder of class folders (and unlabeled/), a folder with labels.csv, a CSV, Parquet or JSONL "
+        "manifest, a Hugging Face image parquet, a zip of any of these, an .npz, or 'digits'.",
+    ),
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `eke fit` wrote.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Where to write. Nothing that exists is ever deleted.")]
+Test = Annotated[
+    str | None,
+    typer.Option("--test", metavar="SOURCE", help="Labeled test images, read once, at the end."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of split, weights, batches and views.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="Set any option by its path, for example batch.mu=4. Repeatable."),
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the run and its report.")] = Path("eke-demo"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Real handwritten digits, 40 labels: supervised beside FixMatch, with a report, in about a minute."""
+    from eke.tasks.demo import run_demo
+
+    _show(run_demo(out, seed, _progress()), as_json)
+
+
+@app.command()
+def doctor(
+    data: Data,
+    test: Test = None,
+    run: Annotated[Path | None, typer.Option("--run", help="A trained run: names labels that look wrong.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in a data set and what is wrong with it, before any training."""
+    from eke.tasks.doctor import examine, render
+
+    diagnosis = examine(data, test=test, run=run, progress=_progress())
+    _print_json(diagnosis) if as_json else print(render(diagnosis))
+
+
+@app.command()
+def fit(
+    data: Data,
+    method: Annotated[str, typer.Option("--method", help="Training method; `eke methods` lists them.")] = "fixmatch",
+    test: Test = None,
+    labels: Annotated[
+        list[Path] | None, typer.Option("--labels", help="CSV with path (or id) and label. Repeatable; later files win.")
+    ] = None,
+    labels_per_class: Annotated[
+        int | None,
+        typer.Option("--labels-per-class", help="Use only so many of the labels per class (training + validation)."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="small, resnet20, resnet18, resnet50, wrn-28-2 ..., any timm or torchvision name."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps.")] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Time instead of steps, such as 20m or 2h: baseline included.")
+    ] = None,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            "--baseline", help="auto = train a supervised one with the same labels; none; or a RUN to compare with."
+        ),
+    ] = "auto",
+    out: Out = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of split, weights, batches and views.")] = None,
+    assignments: Set = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML or JSON file of options, such as a run's config.json.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a classifier from few labels and many images, evaluate it, and write a report.
+
+    Precedence: defaults < the method's recipe < --config < --set < the other flags.
+
+    Example: eke fit photos/ --test held-out/ --labels-per-class 25 --method fixmatch --budget 20m
+    """
+    from eke.tasks.fit import fit as run_fit
+    from eke.tasks.options import resolve
+
+    flags: dict[str, Any] = {
+        "source": data,
+        "test": test,
+        "labels": [str(file) for file in labels] if labels else None,
+        "steps": steps,
+        "budget": budget,
+        "seed": seed,
+        "baseline": baseline if baseline != "auto" else None,
+        "data": {"labels_per_class": labels_per_class},
+        "model": {"name": model},
+    }
+    _show(run_fit(resolve(method, flags, assignments or [], config), out, resume=resume, progress=_progress()), as_json)
+
+
+@app.command("eval")
+def evaluate(run: Run, data: Data, as_json: AsJson = False) -> None:
+    """Evaluate a trained run on labeled images: accuracy, macro-F1, calibration, with intervals."""
+    from eke.tasks.evaluate import evaluate as run_evaluate
+    from eke.tasks.evaluate import render
+
+    figures = run_evaluate(run, data, _progress())
+    _print_json(figures) if as_json else print(render(figures))
+
+
+@app.command()
+def predict(
+    run: Run,
+    images: Data,
+    out: Annotated[Path, typer.Option("--out", help="CSV to write: id, path, class, probability.")] = Path("preds.csv"),
+    as_json: AsJson = False,
+) -> None:
+    """Predict the class of each image and write a CSV."""
+    from eke.tasks.predict import predict as run_predict
+
+    done = run_predict(run, images, out, _progress())
+    _print_json(done) if as_json else print(f"Wrote {done['n_images']} predictions to {done['path']}.")
+
+
+@app.command()
+def export(
+    run: Run,
+    format_: Annotated[str, typer.Option("--format", help="onnx or torch (torch.export).")] = "onnx",
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export the trained network, preprocessing included, and check that it computes the same."""
+    from eke.tasks.export import export as run_export
+
+    done = run_export(run, format_, out)
+    text = f"Wrote {done['path']}: largest difference to the model's probabilities {done['difference']:.1e}."
+    _print_json(done) if as_json else print(text)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders.")],
+    out: Annotated[Path, typer.Option("--out", help="HTML page to write.")] = Path("compare.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Lay runs side by side: figures with intervals, paired differences, curves in one chart."""
+    from eke.tasks.compare import compare as run_compare
+    from eke.tasks.compare import render
+
+    figures = run_compare(runs, out)
+    _print_json(figures) if as_json else print(render(figures))
+
+
+@app.command()
+def report(run: Run, as_json: AsJson = False) -> None:
+    """Write a run's report.html anew from its folder."""
+    from eke.tasks.report import write_report
+
+    path = write_report(run, _progress())
+    _print_json({"report": str(path)}) if as_json else print(f"Wrote {path}.")
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A method, to see its paper and options.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the training methods, or show one: its paper, views, defaults and options."""
+    from eke.tasks.methods import describe, render
+
+    described = describe(name)
+    _print_json(described) if as_json else print(render(described))
+
+
+def main() -> None:
+    """Run the command line: an error that eke raises is printed as one message, with its exit code."""
+    with _errors_as_messages():
+        app()
+
+
+@contextmanager
+def _errors_as_messages() -> Iterator[None]:
+    try:
+        yield
+    except EkeError as error:
+        print(f"eke: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("eke: interrupted; a run goes on with --resume.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _progress() -> Any:
+    from eke.tasks.progress import bars
+
+    return bars
+
+
+def _show(done: Any, as_json: bool) -> None:
+    """Print what a training command made: a table, and the paths of what it wrote."""
+    if done is None:  # a rank other than 0
+        return
+    from eke.tasks.fit import render
+
+    _print_json(done) if as_json else print(render(done))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str))

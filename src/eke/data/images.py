@@ -1,0 +1,151 @@
+"""The value that every other part speaks of: images with identities, labels, groups and declared splits."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from eke.errors import DataError, did_you_mean
+
+Content = bytes | np.ndarray
+"""One image as its source holds it: an encoded file, or an array (H, W[, C])."""
+
+Advance = Callable[[int], object]
+Progress = Callable[[str, int], AbstractContextManager[Advance]]
+"""`with progress("hashing", n) as advance: ... advance(1)`."""
+
+
+@contextmanager
+def silent(label: str, total: int) -> Iterator[Advance]:
+    """Show no progress."""
+    yield lambda n: None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about one image that was set aside, and what to do about it."""
+
+    path: str
+    """Readable name of the image."""
+    kind: str
+    """One word or two: empty, truncated, missing, duplicate, conflict ..."""
+    detail: str
+    remedy: str
+
+
+class Contents(Protocol):
+    """Where the bytes of a source lie; picklable, and safe to read from several threads."""
+
+    def read(self, row: int) -> Content:
+        """Return one row as the source holds it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one source, folded by content: no two rows have the same id."""
+
+    source: str
+    """What the user named."""
+    ids: tuple[str, ...]
+    """Names by content, 32 hexadecimal digits each: see `content_id`."""
+    paths: tuple[str, ...]
+    """Readable name of each row: a relative path, "file.parquet#17", "digits#3"."""
+    labels: np.ndarray
+    """(n,) int64 positions in `classes`; -1 = unlabeled."""
+    classes: tuple[str, ...]
+    """Class names, by number where all are numbers, else by text."""
+    groups: tuple[str, ...] | None
+    """What must not be torn apart by a split (patient, track, recording), or None."""
+    split: tuple[str, ...] | None
+    """train, val, test, unlabeled or "" where the source says so, else None."""
+    problems: tuple[Problem, ...]
+    """Rows that were set aside, and conflicts."""
+    contents: Contents = field(repr=False)
+    rows: np.ndarray = field(repr=False)
+    """(n,) int64 positions in `contents`."""
+    folded: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Path of each row that was folded -> path of the row that stands for it."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, index: int) -> Content:
+        """Return the encoded bytes, or the array, of one row."""
+        return self.contents.read(int(self.rows[index]))
+
+    def select(self, indices: Iterable[int]) -> "ImageSet":
+        """Return the rows at `indices`, in that order; problems stay."""
+        chosen = np.fromiter(indices, dtype=np.int64)
+        return replace(
+            self,
+            ids=_pick(self.ids, chosen),
+            paths=_pick(self.paths, chosen),
+            labels=self.labels[chosen],
+            groups=None if self.groups is None else _pick(self.groups, chosen),
+            split=None if self.split is None else _pick(self.split, chosen),
+            rows=self.rows[chosen],
+        )
+
+    def positions(self, ids: Iterable[str]) -> np.ndarray:
+        """Return the rows (m,) int64 of the named images.
+
+        Raises:
+            DataError: an id is not in this set.
+        """
+        try:
+            return np.array([self._places[name] for name in ids], dtype=np.int64)
+        except KeyError as error:
+            raise DataError(
+                f"{self.source} has no image with id {error.args[0]}. It was removed or changed since the id "
+                f"was saved: restore the file, or start a new run."
+            ) from None
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
+
+
+def _pick(values: Sequence[str], chosen: np.ndarray) -> tuple[str, ...]:
+    return tuple(values[row] for row in chosen.tolist())
+
+
+def content_id(content: Content) -> str:
+    """Return the id of an image: blake2b with a digest of 16 bytes, in hexadecimal digits.
+
+    Files are hashed as they are; arrays as shape, dtype and bytes, so that a reshaped array is another image.
+    """
+    if isinstance(content, bytes):
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+    digest = hashlib.blake2b(f"{content.shape}{content.dtype.str}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(content).data)
+    return digest.hexdigest()
+
+
+def sort_classes(words: Iterable[str]) -> tuple[str, ...]:
+    """Sort class names: by number where all are whole numbers (so 10 follows 9), else by text."""
+    names = set(words)
+    numbers = all(name.isascii() and name.isdecimal() for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name), name) if numbers else (0, name)))
+
+
+def with_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
+    """Renumber the labels of one set by the classes of another: a test set by those of its training set.
+
+    Raises:
+        DataError: a labeled image has a class that is not among `classes`.
+    """
+    place = {name: label for label, name in enumerate(classes)}
+    used = [image_set.classes[label] for label in np.unique(image_set.labels) if label >= 0]
+    for name in used:
+        if name not in place:
+            raise DataError(
+                f"{image_set.source} has the class {name!r}, which the training images do not have. "
+                f"{did_you_mean(name, classes)}"
+            )
+    table = np.array([place.get(name, -1) for name in image_set.classes] + [-1], dtype=np.int64)
+    return replace(image_set, labels=table[image_set.labels], classes=tuple(classes))

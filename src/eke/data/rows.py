@@ -1,0 +1,69 @@
+"""What a layout finds in a source, before images have identities: one entry per row, in plain words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from eke.data.images import Contents, Problem
+from eke.data.trees import Stamp
+from eke.errors import DataError, did_you_mean
+
+SPLITS = {
+    "": "",
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+    "unlabeled": "unlabeled",
+    "unlabelled": "unlabeled",
+}
+"""Words for the parts of a source -> the name used everywhere."""
+
+
+@dataclass
+class Rows:
+    """Entry i of every list speaks of row i of `contents`."""
+
+    contents: Contents
+    paths: list[str]
+    words: list[str]
+    """Class names; "" = unlabeled."""
+    stamps: list[Stamp] | None
+    """Size and time of the file behind each row; None where hashing is not worth remembering."""
+    groups: list[str] | None = None
+    split: list[str] | None = None
+    classes: set[str] = field(default_factory=set)
+    """Classes that the source declares, with or without images."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def known_split(word: object, where: str) -> str:
+    """Read a word such as "training" as train, val, test, unlabeled or "".
+
+    Raises:
+        DataError: the word is none of these.
+    """
+    text = as_word(word).lower()
+    if text not in SPLITS:
+        known = did_you_mean(text, [name for name in SPLITS if name])
+        raise DataError(f"{where} has the split {text!r}. {known}")
+    return SPLITS[text]
+
+
+def as_word(value: object) -> str:
+    """Turn a cell into a class, group or split name; missing values and -1 become ""."""
+    if value is None or value == -1 or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    return "" if text == "-1" else text
+
+
+def own_groups(words: Sequence[str], paths: Sequence[str]) -> list[str] | None:
+    """Return groups, each image without a word being a group of its own; None where no image has a word."""
+    if not any(words):
+        return None
+    return [word or f"alone:{path}" for word, path in zip(words, paths, strict=True)]

@@ -1,0 +1,196 @@
+"""The run folder and its journal: what was asked, on what, what happened at each step, and what came of it.
+
+    config.json        the resolved options, which reproduce the run
+    split.json         ids of labeled, validation, unlabeled and test images
+    environment.json   versions, hardware, threads, commit
+    steps.jsonl        one line per logged window of steps, one per evaluation
+    checkpoint.pt      tensors and plain values: enough to go on exactly
+    model/             weights.safetensors and model.json: classes, preprocessing, architecture
+    predictions/       ids, labels and probabilities of validation and test images
+    results.json       final figures, with intervals
+    report.html        the same, to look at
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eke.collectives import rank, world_size
+from eke.engine.loop import StepReport
+from eke.errors import CheckpointError, TrainingError
+
+
+class RunFolder:
+    """Names of the files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.split = path / "split.json"
+        self.environment = path / "environment.json"
+        self.steps = path / "steps.jsonl"
+        self.checkpoint = path / "checkpoint.pt"
+        self.model = path / "model"
+        self.results = path / "results.json"
+        self.report = path / "report.html"
+
+    def predictions(self, part: str) -> Path:
+        """Name the file of predictions for "validation" or "test"."""
+        return self.path / "predictions" / f"{part}.npz"
+
+    def exists(self) -> bool:
+        """Tell whether a run was begun here."""
+        return self.config.exists()
+
+    def read(self, file: Path) -> Any:
+        """Read one of the JSON files.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            remedy = "Finish it with --resume" if self.exists() else "Name a folder that `eke fit --out` wrote"
+            raise CheckpointError(f"{self.path} has no {file.name}: not a finished run of eke. {remedy}.") from None
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"{file} is damaged: {error}.") from None
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Read the journal; a last line that a kill cut short is left out."""
+        if not self.steps.exists():
+            return []
+        lines = []
+        for text in self.steps.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+        return lines
+
+
+class Journal:
+    """Collects the terms of each step on the device and reads them once per window.
+
+    The mean of a window is written as one line; a term that is not finite stops the run by name and step.
+    """
+
+    def __init__(self, folder: RunFolder, every_steps: int, resume_step: int = 0) -> None:
+        self.folder = folder
+        self.every_steps = every_steps
+        self._window: list[StepReport] = []
+        self._started = time.perf_counter()
+        kept = [line for line in folder.lines() if line["step"] <= resume_step]
+        if rank() == 0:
+            folder.steps.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def write(self, report: StepReport, extra: dict[str, Tensor]) -> None:
+        """Note one step, with `extra` scalars that the task measured; reads the device once per window."""
+        terms = {"loss": report.result.loss.detach(), **report.result.terms, **extra}
+        self._window.append(report._replace(result=report.result._replace(terms=terms)))
+        if len(self._window) >= self.every_steps:
+            self.flush()
+
+    def flush(self) -> None:
+        """Read, check and write the window so far.
+
+        Raises:
+            TrainingError: a term was NaN or infinite; names the first such step and term.
+        """
+        if not self._window:
+            return
+        names = list(self._window[0].result.terms)
+        rows = torch.stack([torch.stack([r.result.terms[n].float() for n in names]) for r in self._window]).cpu()
+        _stop_if_not_finite(rows, names, self._window)
+        seconds = time.perf_counter() - self._started
+        last = self._window[-1]
+        per_batch = _n_images(last)
+        self._append(
+            {
+                "step": last.step,
+                "learning_rate": last.learning_rate,
+                **dict(zip(names, rows.nanmean(0).tolist(), strict=True)),
+                "steps_per_second": len(self._window) / seconds,
+                "images_per_second": len(self._window) * per_batch / seconds,
+            }
+        )
+        self._window.clear()
+        self._started = time.perf_counter()
+
+    def write_evaluation(self, step: int, split: str, figures: dict[str, float]) -> None:
+        """Note an evaluation after `step` steps; the clock of the next window starts after it."""
+        self._append({"step": step, "evaluation": split, **figures})
+        self._started = time.perf_counter()
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if rank() == 0:
+            plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+            with self.folder.steps.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(plain, allow_nan=False) + "\n")
+
+
+def _n_images(report: StepReport) -> int:
+    """Count the images of a global batch that went through the network, every view of them."""
+    views = [*report.batch.x.values(), *report.batch.u.values()]
+    return world_size() * sum(len(view.pixels) for view in views)
+
+
+def _stop_if_not_finite(rows: Tensor, names: list[str], window: list[StepReport]) -> None:
+    """`known_*` terms may be NaN (no truth is known in that batch); every other term must be finite."""
+    checked = [i for i, name in enumerate(names) if not name.startswith("known_")]
+    bad = (~rows[:, checked].isfinite()).nonzero()
+    if len(bad) == 0:
+        return
+    row = int(bad[0, 0])
+    terms = ", ".join(names[checked[int(column)]] for r, column in bad if int(r) == row)
+    raise TrainingError(
+        f"Step {window[row].step}: {terms} is not finite ({rows[row, checked[int(bad[0, 1])]].item()}). "
+        "The run stopped and its last checkpoint is valid. Try a lower optim.lr or compute.precision=float32."
+    )
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Say what a result depends on: versions, hardware, threads, processes, commit of the working folder."""
+    import numpy
+    import torchvision
+
+    from eke import __version__
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "eke": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "device": f"{device.type}: {name}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size(),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,84 @@
+"""The trained model as files: weights as safetensors, and a card that says how to build it and feed it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from eke.config import Options, parse
+from eke.errors import CheckpointError, ConfigError, first_line
+from eke.files import write_atomic, write_json
+from eke.models.backbones import build_network
+from eke.models.network import ModelOptions, Network
+
+WEIGHTS, CARD = "weights.safetensors", "model.json"
+
+
+class ModelCard(Options):
+    """What must be known to build the network and to make its images."""
+
+    model: ModelOptions
+    classes: tuple[str, ...]
+    """Class names in the order of the logits."""
+    channels: int
+    """Channels of an image: 1 or 3."""
+    size: tuple[int, int]
+    """Height and width of an image."""
+    fit: str
+    """How an image of another shape is brought to `size`."""
+    mean: tuple[float, ...]
+    """Mean of the training pixels per channel, in [0, 1]; the network subtracts it itself."""
+    std: tuple[float, ...]
+    """Standard deviation likewise."""
+
+
+def new_network(card: ModelCard, seed: int) -> Network:
+    """Build the card's network with weights drawn from `seed` (or pretrained, where the options say so)."""
+    return build_network(
+        card.model,
+        n_classes=len(card.classes),
+        channels=card.channels,
+        size=card.size,
+        mean=card.mean,
+        std=card.std,
+        seed=seed,
+    )
+
+
+def save_model(folder: Path, network: Network, card: ModelCard) -> None:
+    """Write weights and card, each atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_atomic(folder / WEIGHTS, lambda temporary: save_file(tensors, temporary))
+    write_json(folder / CARD, card.model_dump(mode="json"))
+
+
+def load_model(folder: Path, device: torch.device) -> tuple[Network, ModelCard]:
+    """Read a model folder, in evaluation mode.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or not a safetensors file (pickled code is never executed).
+    """
+    try:
+        values: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = parse(ModelCard, values)
+        tensors = load_file(folder / WEIGHTS)
+    except FileNotFoundError as error:
+        missing = Path(error.filename or folder / WEIGHTS).name
+        raise CheckpointError(
+            f"{folder} has no {missing}: the run has not finished. Go on with `eke fit ... --resume`."
+        ) from None
+    except (ValueError, ConfigError, SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{folder} is damaged or is not a model of eke ({error}). Only safetensors files are read."
+        ) from None
+    # the weights below replace whatever a pretrained start would bring, so it is not asked for again
+    bare = card.model_copy(update={"model": card.model.model_copy(update={"pretrained": False, "weights": None})})
+    network = new_network(bare, seed=0)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights in {folder} do not fit its card: {first_line(error)}") from None
+    return network.to(device).eval(), card

@@ -1,0 +1,87 @@
+"""From a network and pixels to probabilities, in fixed blocks, and to a table of predictions that can be saved."""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eke.errors import CheckpointError
+from eke.files import write_atomic
+
+BLOCK = 256
+"""Images per forward pass. Fixed, and the last block is padded, so that a figure does not depend on how the
+images were grouped."""
+
+
+class Predictions(NamedTuple):
+    """What a model said of n images; saved per run, so that runs can be compared image by image."""
+
+    ids: NDArray[Any]
+    """(n,) image ids, text."""
+    labels: NDArray[np.int64]
+    """(n,) true classes, -1 where unknown."""
+    probs: NDArray[np.float32]
+    """(n, K) class probabilities."""
+
+    def save(self, path: Path) -> None:
+        """Write an .npz atomically; it holds arrays only, no code."""
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, ids=self.ids, labels=self.labels, probs=self.probs)
+
+        write_atomic(path, write)
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(file["ids"], file["labels"], file["probs"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"The predictions {path} cannot be read: {error}.") from None
+
+
+@torch.inference_mode()
+def predict_probs(
+    network: nn.Module,
+    read: Callable[[Sequence[int]], Tensor],
+    indices: Sequence[int],
+    device: torch.device,
+    advance: Callable[[int], object] = lambda n: None,
+) -> Tensor:
+    """Return class probabilities of images, in evaluation mode; the network's own mode is left as found.
+
+    Args:
+        network: returns Outputs; put into evaluation mode and back.
+        read: positions -> uint8 pixels (n, C, H, W), as `PixelCache.read`.
+        indices: n positions to predict.
+        device: where the network is.
+        advance: told the number of images done, for a progress bar.
+
+    Returns:
+        (n, K) float32 on the CPU; rows sum to 1.
+    """
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        blocks = []
+        for start in range(0, len(indices), BLOCK):
+            part = list(indices[start : start + BLOCK])
+            padded = part + [part[-1]] * (BLOCK - len(part)) if len(indices) > BLOCK else part
+            pixels = read(padded).to(device).float().div_(255)
+            blocks.append(network(pixels).logits.float().softmax(1)[: len(part)].cpu())
+            advance(len(part))
+        return torch.cat(blocks)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

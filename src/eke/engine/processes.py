@@ -1,0 +1,89 @@
+"""Where and how a run computes: device, precision, memory format, compilation, and how many processes."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from eke.collectives import world_size
+from eke.config import Options
+from eke.errors import ConfigError, first_line
+from eke.models.network import Network
+from eke.models.norm import sync_batch_norm
+
+
+class ComputeOptions(Options):
+    """Switches that change speed and rounding, never the algorithm."""
+
+    device: str = "auto"
+    """auto = the accelerator if there is one, else cpu; or a torch device such as cpu or cuda:1."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the forward pass under autocast; weights and losses stay float32."""
+    channels_last: bool = False
+    """Keep kernels in channels-last order, which tensor cores prefer."""
+    compile: bool = False
+    """Compile the network's body with torch.compile."""
+    deterministic: bool = False
+    """Refuse kernels whose result can differ from run to run, so that an accelerator resumes bit-exactly."""
+    sync_norm: bool = True
+    """With several processes: batch norm over the global batch. Without it, N processes are another algorithm."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve `compute.device`; under torchrun each local rank gets its own accelerator."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"compute.device = {name!r} cannot be used: {first_line(error)}") from None
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Join the process group that torchrun describes in the environment; with one process do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def prepare_network(network: Network, options: ComputeOptions, device: torch.device) -> Network:
+    """Place the network on the device as the options say. State-dict keys stay as they were."""
+    if world_size() > 1 and options.sync_norm:
+        sync_batch_norm(network)
+    if options.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if options.compile:
+        network.body.compile()
+    return network.to(device)
+
+
+def spread(method: nn.Module, device: torch.device) -> nn.Module:
+    """Wrap the whole method for several processes: gradients are averaged over ranks."""
+    if world_size() == 1:
+        return method
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(method, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def autocast(options: ComputeOptions, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Return the maker of the forward pass's precision context."""
+    if options.precision == "float32":
+        return nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)

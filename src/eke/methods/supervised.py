@@ -1,0 +1,39 @@
+"""Supervised training on the labeled images alone: the baseline that every other method is compared with.
+
+    loss = mean_b CE(y_b, f(x_b))
+
+Deviations: none. Views, optimizer, batch and steps are FixMatch's, so that the two differ in nothing else.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from eke.config import Options
+from eke.data.stream import Batch, ViewPlan
+from eke.losses.classification import cross_entropy
+from eke.methods.contract import Setting, StepResult
+from eke.methods.recipes import CIFAR_SGD
+from eke.models.network import Network
+
+
+class SupervisedConfig(Options):
+    """Supervised training has no options of its own."""
+
+
+class Supervised(nn.Module):
+    """Cross entropy on weak views of the labeled images."""
+
+    Config: ClassVar[type[Options]] = SupervisedConfig
+    recipe: ClassVar[Mapping[str, Any]] = CIFAR_SGD
+    views: ClassVar[ViewPlan] = ViewPlan(labeled={"weak": "weak"}, unlabeled={})
+
+    def __init__(self, config: SupervisedConfig, network: Network, setting: Setting) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network
+
+    def forward(self, batch: Batch) -> StepResult:
+        loss = cross_entropy(self.network(batch.x["weak"].pixels).logits, batch.y)
+        return StepResult(loss, {"loss_x": loss.detach()})

@@ -1,0 +1,296 @@
+"""Intervals and tests, one module for the whole project.
+
+Two questions are answered, and they are different ones. "Would other TEST IMAGES give this figure?" is
+answered from per-image statistics: `wilson` for a rate; `bootstrap`, `paired_bootstrap`, `paired_permutation`
+for any metric that is a function of sums over images. "Would other SEEDS give it?" is answered from one
+figure per run: `t_interval`, `paired_t`.
+
+Resampling never loops over resamples. R resamples are a matrix (R,N) of how often each image was drawn, so
+the sums of every resample are one matrix product with the (N,S) per-image columns.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from eke.errors import ConfigError, DataError
+from eke.randomness import mixed_seed
+
+Floats = NDArray[np.float64]
+
+_CHUNK = 4_000_000  # elements of the (R,N) matrix held at once: 32 MB of float64
+
+
+class Interval(NamedTuple):
+    """A figure and the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def contains(self, x: float) -> bool:
+        """Say whether x lies between the two ends, ends included."""
+        return self.low <= x <= self.high
+
+
+class Paired(NamedTuple):
+    """A difference between two things measured on the same images or seeds."""
+
+    interval: Interval
+    """The difference and its interval."""
+    p: float
+    """Two-sided p-value of "there is no difference"; NaN where there is none to give."""
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval excludes 0; otherwise nothing can be said about the sign."""
+        return not self.interval.contains(0.0)
+
+
+class PerImage(NamedTuple):
+    """A metric taken apart: sums over images of `columns`, put together by `combine`."""
+
+    columns: Any
+    """(N,S) what each image adds: a float array, or a scipy.sparse array where S is large."""
+    combine: Callable[[Floats], Floats]
+    """(R,S) sums -> (R,) values of the metric. N is the same in every resample."""
+
+    def value(self) -> float:
+        """Return the metric on the images themselves."""
+        return float(self.combine(_column_sums(self.columns)[None])[0])
+
+
+# ------------------------------------------------------------------ rates and means
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Return the Wilson score interval of a rate (Wilson 1927), which stays honest near 0 and 1.
+
+    Args:
+        successes: how many of the n; 0 <= successes <= n.
+        n: how many there are; with n = 0 the value is NaN and the interval is [0, 1].
+        level: confidence level in (0, 1).
+    """
+    _check_level(level)
+    if not 0 <= successes <= n:
+        raise DataError(f"A rate needs 0 <= successes <= n; got {successes} of {n}.")
+    if n == 0:
+        return Interval(math.nan, 0.0, 1.0)
+    from scipy.stats import norm
+
+    z = float(norm.ppf(0.5 + level / 2))
+    rate = successes / n
+    center = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    # at 0 and n the formula gives 0 and 1 exactly, but rounding does not
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == n else center + half
+    return Interval(rate, low, high)
+
+
+def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Return the mean over seeds with Student's t interval.
+
+    Args:
+        values: (n,) one figure per seed. One figure alone has no finite interval: the ends are -inf and inf.
+        level: confidence level in (0, 1).
+    """
+    _check_level(level)
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise DataError(f"An interval over seeds needs a row of figures; got shape {array.shape}.")
+    mean = float(array.mean())
+    if array.size == 1:
+        return Interval(mean, -math.inf, math.inf)
+    from scipy.stats import t
+
+    error = float(array.std(ddof=1)) / math.sqrt(array.size)
+    half = float(t.ppf(0.5 + level / 2, array.size - 1)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Paired:
+    """Compare two methods over the same seeds: the mean of a - b with its t interval and two-sided p.
+
+    Args:
+        a: (n,) figures of one method, one per seed.
+        b: (n,) figures of the other, in the same order of seeds.
+        level: confidence level in (0, 1).
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape:
+        raise DataError(f"Paired figures must match one to one; got shapes {first.shape} and {second.shape}.")
+    difference = first - second
+    interval = t_interval(difference, level)
+    if difference.size == 1:
+        return Paired(interval, math.nan)
+    from scipy.stats import t
+
+    error = float(difference.std(ddof=1)) / math.sqrt(difference.size)
+    if error == 0:  # every seed agrees to the last bit: t is infinite, or 0/0 for no difference at all
+        return Paired(interval, 1.0 if interval.value == 0 else 0.0)
+    return Paired(interval, float(2 * t.sf(abs(interval.value) / error, difference.size - 1)))
+
+
+# ------------------------------------------------------------------ resampling of images
+
+
+def bootstrap(metric: PerImage, *, level: float = 0.95, n_resamples: int = 5000, seed: int = 0) -> Interval:
+    """Return a metric with its percentile bootstrap interval over images (Efron and Tibshirani 1993, ch. 13).
+
+    Where every image agrees (an accuracy of 1) the interval has no width; `wilson` is better for rates.
+
+    Args:
+        metric: the per-image columns and how their sums combine.
+        level: confidence level in (0, 1).
+        n_resamples: R.
+        seed: the same seed gives the same interval.
+    """
+    _check_level(level)
+    draws = _draw_counts(_n_images(metric), n_resamples, seed)
+    values = np.concatenate([metric.combine(counts @ metric.columns) for counts in draws])
+    return _percentile(metric.value(), values, level)
+
+
+def paired_bootstrap(
+    a: PerImage, b: PerImage, *, level: float = 0.95, n_resamples: int = 5000, seed: int = 0
+) -> Interval:
+    """Return the difference a - b of a metric of two models on the same images, with its bootstrap interval.
+
+    Both models are seen through the same resamples, so what makes images hard for both cancels.
+
+    Args:
+        a: one model's metric; row i belongs to image i.
+        b: the other model's, for the same images in the same order.
+        level: confidence level in (0, 1).
+        n_resamples: R.
+        seed: the same seed gives the same interval.
+    """
+    _check_level(level)
+    _check_paired(a, b)
+    draws = _draw_counts(_n_images(a), n_resamples, seed)
+    values = [a.combine(counts @ a.columns) - b.combine(counts @ b.columns) for counts in draws]
+    return _percentile(a.value() - b.value(), np.concatenate(values), level)
+
+
+def paired_permutation(a: PerImage, b: PerImage, *, n_resamples: int = 5000, seed: int = 0) -> float:
+    """Return the two-sided p-value of "it does not matter which of the two models saw an image".
+
+    Each resample swaps the models on images drawn by a fair coin; p = (1 + #{|T*| >= |T|}) / (1 + R), which
+    is never 0 and never too small (Phipson and Smyth 2010).
+
+    Args:
+        a: one model's metric; row i belongs to image i.
+        b: the other model's, with the same columns for the same images.
+        n_resamples: R.
+        seed: the same seed gives the same p.
+    """
+    _check_paired(a, b)
+    if a.columns.shape != b.columns.shape:
+        raise DataError(
+            f"Swapping needs the same columns on both sides; got {a.columns.shape} and {b.columns.shape}."
+        )
+    observed = abs(a.value() - b.value())
+    n, generator = _n_images(a), _generator(seed, "permutation")
+    step = b.columns - a.columns
+    sums_a, sums_b = _column_sums(a.columns), _column_sums(b.columns)
+    reached = 0
+    for size in _chunks(n_resamples, n):
+        swapped = generator.integers(0, 2, size=(size, n), dtype=np.int8).astype(np.float64)
+        moved = swapped @ step
+        difference = np.abs(a.combine(sums_a + moved) - b.combine(sums_b - moved))
+        # equal differences must count as reached although their sums were rounded in another order
+        reached += int((difference >= observed - 1e-12 * max(1.0, observed)).sum())
+    return (1 + reached) / (1 + n_resamples)
+
+
+def compare_images(
+    a: PerImage, b: PerImage, *, level: float = 0.95, n_resamples: int = 5000, seed: int = 0
+) -> Paired:
+    """Return a - b on the same images, with the interval of `paired_bootstrap`, p of `paired_permutation`."""
+    interval = paired_bootstrap(a, b, level=level, n_resamples=n_resamples, seed=seed)
+    return Paired(interval, paired_permutation(a, b, n_resamples=n_resamples, seed=seed))
+
+
+def per_image_mean(values: ArrayLike) -> PerImage:
+    """Take the mean of (N,) per-image values apart, for the functions above."""
+    column = np.asarray(values, dtype=np.float64)[:, None]
+    n = len(column)
+    return PerImage(column, lambda sums: sums[:, 0] / n)
+
+
+# ------------------------------------------------------------------ several comparisons
+
+
+def holm(p: Sequence[float] | Floats) -> Floats:
+    """Return p-values adjusted for being several (Holm 1979): compare them with 1 - level as they are.
+
+    Args:
+        p: (m,) p-values in any order; NaN (no test was possible) stays NaN and does not count.
+
+    Returns:
+        (m,) adjusted p-values in the given order, at most 1.
+    """
+    given = np.asarray(p, dtype=np.float64)
+    adjusted = np.full_like(given, np.nan)
+    tested = np.flatnonzero(~np.isnan(given))
+    order = tested[np.argsort(given[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(given[order] * factors))
+    return adjusted
+
+
+# ------------------------------------------------------------------ what the functions share
+
+
+def _draw_counts(n: int, n_resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield (r,N) chunks of how often each image was drawn; a row is one resample, multinomial, of sum N."""
+    generator = _generator(seed, "bootstrap")
+    for size in _chunks(n_resamples, n):
+        drawn = generator.integers(0, n, size=(size, n))
+        drawn += np.arange(size)[:, None] * n
+        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def _chunks(n_resamples: int, n: int) -> Iterator[int]:
+    if n_resamples < 1:
+        raise ConfigError(f"n_resamples = {n_resamples}: resampling needs at least 1; 5000 is a good number.")
+    size = max(1, _CHUNK // n)
+    for start in range(0, n_resamples, size):
+        yield min(size, n_resamples - start)
+
+
+def _percentile(value: float, resampled: Floats, level: float) -> Interval:
+    low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(value, float(low), float(high))
+
+
+def _generator(seed: int, stream: str) -> np.random.Generator:
+    return np.random.default_rng(mixed_seed(seed, 0, stream))
+
+
+def _column_sums(columns: Any) -> Floats:
+    return np.asarray(columns.sum(axis=0), dtype=np.float64).ravel()
+
+
+def _n_images(metric: PerImage) -> int:
+    n = int(metric.columns.shape[0])
+    if n == 0:
+        raise DataError("There are no images to resample.")
+    return n
+
+
+def _check_paired(a: PerImage, b: PerImage) -> None:
+    if a.columns.shape[0] != b.columns.shape[0]:
+        raise DataError(
+            f"A paired comparison needs the same images on both sides; got {a.columns.shape[0]} and "
+            f"{b.columns.shape[0]}."
+        )
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ConfigError(f"level = {level}: a confidence level lies between 0 and 1, for example 0.95.")

@@ -1,0 +1,51 @@
+"""Images as data URIs, small enough that a page with a hundred of them stays light."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eke.errors import DataError
+
+Image = NDArray[np.uint8]
+"""(H,W) or (H,W,C) with C = 1 or 3."""
+
+_LONGEST = 224  # pixels: pictures are shown at most half as large, so this is sharp on dense screens too
+_PIXEL_ART = 64  # up to this size a picture is scaled up with its pixels showing
+
+
+def data_uri(image: Image) -> str:
+    """Encode an image as a data URI: PNG, or JPEG where a larger picture is.
+
+    Args:
+        image: (H,W) or (H,W,C) uint8, C = 1 or 3; more than 224 pixels on the longer side are scaled down.
+    """
+    from PIL import Image as Pillow
+
+    pixels = _checked(image)
+    picture: Any = Pillow.fromarray(pixels)
+    picture.thumbnail((_LONGEST, _LONGEST))  # never scales up
+    small = max(picture.size) <= _PIXEL_ART
+    buffer = io.BytesIO()
+    if small:
+        picture.save(buffer, format="PNG", optimize=True)
+    else:
+        picture.save(buffer, format="JPEG", quality=85)
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def is_small(image: Image) -> bool:
+    """Say whether an image is so small that its pixels should show when it is scaled up."""
+    return max(image.shape[:2]) <= _PIXEL_ART
+
+
+def _checked(image: Image) -> Image:
+    fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
+    if not fits or image.dtype != np.uint8 or 0 in image.shape:
+        raise DataError(
+            f"A picture must be uint8 of shape (H,W) or (H,W,1 or 3); got {image.dtype} of shape {image.shape}."
+        )
+    return np.ascontiguousarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)

@@ -1,0 +1,86 @@
+"""`eke eval`: how good is a trained run on labeled images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eke.data.images import ImageSet, with_classes
+from eke.data.sources import open_images
+from eke.engine.journal import RunFolder
+from eke.engine.model_files import ModelCard, load_model
+from eke.engine.predict import Predictions, predict_probs
+from eke.engine.processes import choose_device
+from eke.tasks.measure import METRICS, labeled_only, measure
+from eke.tasks.prepare import cache_problems, open_cache
+from eke.tasks.progress import Progress, silent
+
+
+def predict_source(
+    run: Path, source: str, progress: Progress = silent, *, labeled: bool = False
+) -> tuple[Predictions, ImageSet, ModelCard, list[dict[str, str]]]:
+    """Predict every image of a source with a trained run.
+
+    Args:
+        run: a finished run folder.
+        source: anything that `open_images` takes.
+        progress: shows hashing, decoding and predicting.
+        labeled: the source's labels matter: its classes must be the run's.
+
+    Returns:
+        Predictions in the order of the images left, those images, the model's card, and what was set aside.
+    """
+    device = choose_device("auto")
+    network, card = load_model(RunFolder(run).model, device)
+    images = open_images(source, progress=progress)
+    if labeled:
+        images = with_classes(images, card.classes)
+    cache = open_cache(images, card.size, card.channels, card.fit, progress)
+    bad = {problem.row for problem in cache.problems}
+    rows = [row for row in range(len(images)) if row not in bad]
+    with progress("predicting", len(rows)) as advance:
+        probs = predict_probs(network, cache.resident(device).read, rows, device, advance)
+    kept = images.select(rows)
+    labels = kept.labels if labeled else np.full(len(rows), -1, np.int64)
+    problems = [vars(p) for p in images.problems] + cache_problems(cache)
+    return Predictions(np.array(kept.ids), labels, probs.numpy()), kept, card, problems
+
+
+def evaluate(run: Path, source: str, progress: Progress = silent) -> dict[str, Any]:
+    """Return the figures of a run on labeled images.
+
+    Raises:
+        CheckpointError: the run is not finished or its files are damaged.
+        DataError: no image is labeled, or a class is unknown to the run.
+    """
+    predictions, images, card, problems = predict_source(run, source, progress, labeled=True)
+    known = labeled_only(predictions)
+    unlabeled = len(predictions.labels) - len(known.labels)
+    return {
+        "run": str(run),
+        "source": source,
+        **measure(known, card.classes),
+        "n_without_label": unlabeled,
+        "problems": problems,
+    }
+
+
+def render(figures: dict[str, Any]) -> str:
+    """Lay figures out as text: overall with intervals, then per class, worst first."""
+    lines = [f"{figures['run']} on {figures['n']:,} labeled images of {figures['source']}"]
+    for metric in METRICS:
+        value, low, high = (100 * figures[metric][end] for end in ("value", "low", "high"))
+        lines.append(f"  {metric.replace('_', ' '):<20}{value:5.1f} %   [{low:.1f}, {high:.1f}]")
+    width = max(12, *(len(row["class"]) for row in figures["per_class"]))
+    lines += ["", f"  {'class':<{width}} {'images':>7}  {'recall':<20}precision"]
+    present = [row for row in figures["per_class"] if row["n"]]
+    for row in sorted(present, key=lambda row: row["recall"]["value"])[:25]:
+        recall = row["recall"]
+        interval = f"{100 * recall['value']:.1f} [{100 * recall['low']:.1f}, {100 * recall['high']:.1f}]"
+        precision = "-" if row["precision"] is None else f"{100 * row['precision']:.1f}"
+        lines.append(f"  {row['class']:<{width}} {row['n']:>7}  {interval:<20}{precision}")
+    if len(present) > 25:
+        lines.append(f"  ... and {len(present) - 25} classes with a higher recall (--json lists all)")
+    if figures["problems"]:
+        lines.append(f"  {len(figures['problems'])} images were set aside (--json names them)")
+    return "\n".join(lines)

@@ -1,0 +1,305 @@
+"""`eke fit`: train a method and its supervised baseline on the same labels, compare them, write the report."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eke import collectives
+from eke.config import fingerprint, merge, parse
+from eke.engine.journal import RunFolder, describe_environment
+from eke.engine.loop import run_steps
+from eke.engine.optim import learning_rate, make_optimizer
+from eke.engine.predict import Predictions
+from eke.engine.processes import autocast, choose_device, processes, spread
+from eke.errors import CheckpointError, ConfigError
+from eke.files import write_json
+from eke.methods import METHODS
+from eke.models.ema import Ema
+from eke.tasks.measure import METRICS, difference
+from eke.tasks.options import FitOptions, budget_seconds
+from eke.tasks.prepare import Material, prepare
+from eke.tasks.progress import Progress, silent
+from eke.tasks.report import write_report
+from eke.tasks.train import make_method, train
+
+DEFAULT_BUDGET = "20m"
+BUDGET_RESERVE_RATE = 0.1
+"""Part of a time budget that is kept for evaluating and reporting."""
+
+
+def fit(
+    options: FitOptions, out: Path | None = None, *, resume: bool = False, progress: Progress = silent
+) -> dict[str, Any] | None:
+    """Train, evaluate and report.
+
+    Args:
+        options: everything that determines the run; see `eke.tasks.options.resolve`.
+        out: run folder; by default `runs/` with a name made from method, source and options.
+        resume: go on with an interrupted run in that folder, exactly.
+        progress: shows what takes long.
+
+    Returns:
+        The run's results with the paths written; None on processes other than the first.
+
+    Raises:
+        ConfigError: the folder holds a run already and `resume` is not given, or options cannot be carried out.
+        CheckpointError: `resume` with other options than the run's.
+        DataError: images or labels cannot be used.
+        TrainingError: a loss was not finite.
+    """
+    device = choose_device(options.compute.device)
+    torch.use_deterministic_algorithms(options.compute.deterministic)
+    if options.steps is None and options.budget is None:
+        options = options.model_copy(update={"budget": DEFAULT_BUDGET})
+    started = time.perf_counter()
+    with processes(device):
+        show = progress if collectives.rank() == 0 else silent
+        folder = RunFolder(out or default_folder(options))
+        options = claim(folder, options, resume)
+        material = prepare(options, device, show)
+        if options.steps is None:
+            options = options.model_copy(update={"steps": calibrate(options, material, started, show)})
+        if collectives.rank() == 0:
+            begin(folder, options, material)
+        train(options, material, folder, resume=resume, progress=show)
+        baseline = train_baseline(options, material, folder, show)
+        if collectives.rank() != 0:
+            return None
+        results = conclude(folder, baseline, material)
+        report = write_report(folder.path, show, material)
+        return {**results, "run": str(folder.path), "report": str(report)}
+
+
+def default_folder(options: FitOptions) -> Path:
+    """Name a run folder after the method, the source and the options."""
+    stem = Path(options.source).name.split(".")[0]
+    return Path("runs") / f"{options.method['name']}-{stem}-{fingerprint(options.model_dump(mode='json'))[:6]}"
+
+
+def claim(folder: RunFolder, options: FitOptions, resume: bool) -> FitOptions:
+    """Take a run folder: a new one, or with `resume` the same run's. Nothing is ever deleted.
+
+    Returns:
+        The options; with `resume`, the number of steps that a time budget became comes from the folder.
+
+    Raises:
+        ConfigError: the folder holds something and `resume` is not given.
+        CheckpointError: it holds a run with other options; the message names them.
+    """
+    if not folder.exists():
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            raise ConfigError(f"{folder.path} exists and is not a run of eke. Name another folder with --out.")
+        return options
+    if not resume:
+        raise ConfigError(
+            f"{folder.path} holds a run already. Add --resume to go on with it (a finished run is only reported "
+            "again), or name another folder with --out."
+        )
+    stored = parse(FitOptions, folder.read(folder.config))
+    if options.steps is None and options.budget == stored.budget:
+        options = options.model_copy(update={"steps": stored.steps})
+    differing = _differences(options.model_dump(mode="json"), stored.model_dump(mode="json"))
+    if differing:
+        raise CheckpointError(
+            f"{folder.path} was begun with other options: {'; '.join(differing)}. Resume with the same options, or "
+            "name another folder with --out."
+        )
+    return options
+
+
+def _differences(asked: dict[str, Any], stored: dict[str, Any], where: str = "") -> list[str]:
+    found = []
+    for name in sorted({*asked, *stored}):
+        a, b = asked.get(name), stored.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{where}{name}.")
+        elif a != b:
+            found.append(f"{where}{name} is {b!r} there, {a!r} here")
+    return found
+
+
+def begin(folder: RunFolder, options: FitOptions, material: Material) -> None:
+    """Write down what determines the run, before step 1. The environment may differ on resume: then warn."""
+    environment = describe_environment(material.device)
+    if folder.environment.exists():
+        before = folder.read(folder.environment)
+        changed = [k for k in environment if k != "commit" and environment[k] != before.get(k)]
+        if changed:
+            import warnings
+
+            warnings.warn(
+                f"{folder.path} was begun with another {', '.join(changed)}: the run goes on, but not bit for bit.",
+                stacklevel=2,
+            )
+    material.split.save(folder.split)
+    write_json(folder.environment, environment)
+    write_json(folder.config, options.model_dump(mode="json"))
+
+
+def calibrate(options: FitOptions, material: Material, started: float, progress: Progress) -> int:
+    """Turn the time budget into steps: time a few steps of the method and of its baseline on throwaway copies.
+
+    Raises:
+        ConfigError: not even one step fits.
+    """
+    assert options.budget is not None
+    timed = [options.model_copy(update={"steps": 10**6})]
+    if wants_baseline(options):
+        timed.append(baseline_options(timed[0]))
+    with progress("timing a few steps", len(timed)) as advance:
+        seconds_per_step = 0.0
+        for each in timed:
+            seconds_per_step += _seconds_per_step(each, material)
+            advance(1)
+    left = budget_seconds(options.budget) * (1 - BUDGET_RESERVE_RATE) - (time.perf_counter() - started)
+    steps = int(torch.tensor(left / seconds_per_step))
+    if collectives.world_size() > 1:  # every process must come to the same number
+        steps = int(collectives.all_reduce_sum(torch.tensor(float(steps), device=material.device)).item())
+        steps //= collectives.world_size()
+    if steps < 1:
+        raise ConfigError(
+            f"budget = {options.budget} is too short: {seconds_per_step:.2f} s per step and {max(0.0, left):.0f} s "
+            "left after preparing. Give more time, a smaller batch.labeled, data.size or model."
+        )
+    return steps
+
+
+def _seconds_per_step(options: FitOptions, material: Material) -> float:
+    method, stream, network = make_method(options, material)
+    optimizer, average = make_optimizer(method, options.optim), Ema(network, options.optim.ema_decay)
+    n_warm, n_timed = 2, 5
+    steps = run_steps(
+        spread(method, material.device),
+        network,
+        stream,
+        optimizer,
+        lambda step: learning_rate(step, options.optim, 10**6),
+        average,
+        autocast(options.compute, material.device),
+        first=0,
+        last=n_warm + n_timed,
+        seed=options.seed,
+    )
+    started = 0.0
+    for report in steps:
+        if report.step == n_warm:
+            _wait(material.device)
+            started = time.perf_counter()
+    _wait(material.device)
+    return (time.perf_counter() - started) / n_timed
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def wants_baseline(options: FitOptions) -> bool:
+    """Tell whether a supervised baseline is to be trained beside the method."""
+    return options.baseline == "auto" and options.method["name"] != "supervised"
+
+
+def baseline_options(options: FitOptions) -> FitOptions:
+    """Return the supervised run with the same labels, labeled views, labeled batch, optimizer and steps."""
+    supervised = METHODS["supervised"]
+    labeled = {name: preset for name, preset in options.views.items() if name in supervised.views.labeled}
+    return options.model_copy(
+        update={
+            "method": {"name": "supervised", **supervised.Config().model_dump(mode="json")},
+            "views": labeled,
+            "batch": options.batch.model_copy(update={"mu": 1}),
+            "budget": None,
+            "baseline": "none",
+        }
+    )
+
+
+def train_baseline(
+    options: FitOptions, material: Material, folder: RunFolder, progress: Progress
+) -> RunFolder | None:
+    """Train the baseline, or find it: baselines lie beside the runs, named by what determines them."""
+    if options.baseline not in {"auto", "none"}:
+        return RunFolder(Path(options.baseline))
+    if not wants_baseline(options):
+        return None
+    chosen = baseline_options(options)
+    determines = chosen.model_dump(mode="json", exclude={"checkpoint", "evaluate"})
+    seen = {"labeled": material.split.labeled, "validation": material.split.validation, "test": material.split.test}
+    name = f"supervised-{fingerprint(merge(determines, seen))}"
+    base = RunFolder(folder.path.parent / "baselines" / name)
+    if not base.results.exists():
+        if collectives.rank() == 0 and not base.exists():
+            begin(base, chosen, material)
+        train(chosen, material, base, resume=True, progress=progress)
+    return base
+
+
+def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material) -> dict[str, Any]:
+    """Lay the baseline beside the results: its figures, and the paired difference on the same images."""
+    results: dict[str, Any] = folder.read(folder.results)
+    if baseline is None:
+        return results
+    other = baseline.read(baseline.results)
+    differences = {
+        name: difference(Predictions.load(folder.predictions(name)), Predictions.load(baseline.predictions(name)))
+        for name in material.evaluated()
+        if baseline.predictions(name).exists()
+    }
+    kept = ("method", "model", "steps", "labels", "images_through_network", "evaluations")
+    results["baseline"] = {"run": str(baseline.path), **{key: other[key] for key in kept}}
+    results["difference"] = differences
+    write_json(folder.results, results)
+    return results
+
+
+def render(results: dict[str, Any]) -> str:
+    """Lay the results out as text: the label budget, a table with intervals, what can be said, and where it is."""
+    labels = results["labels"]
+    lines = [
+        f"{labels['total']} labels = {labels['train']} train + {labels['validation']} validation; "
+        f"{results['n_unlabeled']:,} images in the unlabeled pool; {results['steps']:,} steps of {results['model']}",
+        "",
+    ]
+    shown = [name for name in ("test", "validation") if name in results["evaluations"]]
+    for part in shown[:1]:
+        lines += _table(results, part)
+    if "test" not in shown:
+        lines += ["", "No test images were named (--test SOURCE), so there are no test figures."]
+    if results["problems"]:
+        lines += ["", f"{len(results['problems'])} images or rows were set aside; results.json and the report name them."]
+    return "\n".join([*lines, "", f"run     {results['run']}", f"report  {results['report']}"])
+
+
+def _table(results: dict[str, Any], part: str) -> list[str]:
+    rows = [(results["method"], results["evaluations"][part])]
+    baseline = results.get("baseline")
+    if baseline and part in baseline["evaluations"]:
+        rows.append((f"{baseline['method']} (baseline)", baseline["evaluations"][part]))
+    heads = {"accuracy": "accuracy", "macro_f1": "macro F1", "calibration_error": "calibration error"}
+    lines = [f"{part} ({rows[0][1]['n']:,} images)".ljust(26) + "".join(f"{head:<22}" for head in heads.values())]
+    for name, figures in rows:
+        cells = "".join(f"{_cell(figures[metric]):<22}" for metric in METRICS)
+        lines.append(f"  {name:<24}{cells}")
+    compared = results.get("difference", {}).get(part)
+    if compared:
+        cells = "".join(f"{_cell(compared[metric], '+'):<22}" for metric in METRICS)
+        lines.append(f"  {'difference':<24}{cells}")
+        lines += ["", _verdict(results["method"], compared["accuracy"])]
+    return lines
+
+
+def _cell(interval: dict[str, float], sign: str = "") -> str:
+    value, low, high = (100 * interval[end] for end in ("value", "low", "high"))
+    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}] %"
+
+
+def _verdict(method: str, compared: dict[str, Any]) -> str:
+    if not compared["decided"]:
+        return "Cannot tell whether the unlabeled images helped: the interval of the difference contains 0."
+    change = "more" if compared["value"] > 0 else "fewer"
+    return (
+        f"{method} gets {abs(100 * compared['value']):.1f} points {change} of these images right than the supervised "
+        f"baseline with equal labels and steps (p = {compared['p']:.2g}; one seed each)."
+    )

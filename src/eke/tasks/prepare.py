@@ -1,0 +1,176 @@
+"""From options to everything a run trains and is measured on: images, split, pixels, classes."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eke.data.cache import PixelCache, Pixels, build_cache, choose_channels, choose_size
+from eke.data.images import ImageSet, with_classes
+from eke.data.sources import open_images
+from eke.data.splits import Split, make_split
+from eke.engine.model_files import ModelCard
+from eke.engine.predict import Predictions, predict_probs
+from eke.errors import DataError
+from eke.models.network import Network
+from eke.tasks.options import FitOptions
+from eke.tasks.progress import Progress, silent
+
+STATISTICS_SAMPLE = 5000
+"""Training images from which mean and standard deviation of the pixels are taken."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Labeled images that are predicted and measured: validation or test."""
+
+    images: ImageSet
+    pixels: Pixels
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run is made of. Rows are positions in `images` and `pixels`."""
+
+    images: ImageSet
+    pixels: Pixels
+    split: Split
+    card: ModelCard
+    device: torch.device
+    labeled: list[int]
+    labels: list[int]
+    unlabeled: list[int]
+    validation: list[int]
+    test: Part | None
+    truth: Tensor
+    """(n_unlabeled,) int64: the source's own classes of the pool, -1 where unknown. For diagnostics only."""
+    problems: list[dict[str, str]]
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """Labels spent: training + validation = total."""
+        train, validation = len(self.labeled), len(self.validation)
+        return {"train": train, "validation": validation, "total": train + validation}
+
+    def evaluated(self) -> list[str]:
+        """Return the names of the parts that figures are given for."""
+        return ["validation"] * bool(self.validation) + ["test"] * bool(self.test)
+
+    def part(self, name: str) -> Part:
+        """Return validation or test."""
+        if name == "test" and self.test:
+            return self.test
+        return Part(self.images, self.pixels, self.validation)
+
+    def predict(self, network: torch.nn.Module, name: str, progress: Progress = silent) -> Predictions:
+        """Predict validation or test."""
+        part = self.part(name)
+        with progress(f"predicting {name}", len(part.rows)) as advance:
+            probs = predict_probs(network, part.pixels.read, part.rows, self.device, advance)
+        ids = np.array([part.images.ids[row] for row in part.rows])
+        return Predictions(ids, part.images.labels[part.rows], probs.numpy())
+
+
+def prepare(options: FitOptions, device: torch.device, progress: Progress) -> Material:
+    """Open, split and decode the images of a run.
+
+    Raises:
+        DataError: the images or labels cannot be used; the message says what to do.
+    """
+    images = open_images(options.source, labels=[Path(file) for file in options.labels], progress=progress)
+    tests = open_images(options.test, progress=progress) if options.test else None
+    if tests is not None:
+        tests = with_classes(tests, images.classes)
+    split = make_split(images, tests, options.data, options.seed)
+
+    channels = options.data.channels or choose_channels(images)
+    size = options.data.working_size() or choose_size(images)
+    cache = open_cache(images, size, channels, options.data.fit, progress)
+    pixels = cache.resident(device)
+    bad = {problem.row for problem in cache.problems}
+    labeled, unlabeled, validation = (
+        [int(row) for row in images.positions(ids) if int(row) not in bad]
+        for ids in (split.labeled, split.unlabeled, split.validation)
+    )
+    test, test_problems = None, []
+    if split.test:
+        test, test_problems = _test_part(images, tests, split, pixels, bad, size, channels, options, device, progress)
+    mean, std = pixel_statistics(pixels, labeled + unlabeled)
+    return Material(
+        images=images,
+        pixels=pixels,
+        split=split,
+        card=ModelCard(
+            model=options.model,
+            classes=images.classes,
+            channels=channels,
+            size=size,
+            fit=options.data.fit,
+            mean=mean,
+            std=std,
+        ),
+        device=device,
+        labeled=labeled,
+        labels=images.labels[labeled].tolist(),
+        unlabeled=unlabeled,
+        validation=validation,
+        test=test,
+        truth=torch.as_tensor(images.labels[unlabeled], dtype=torch.int64).to(device),
+        problems=[vars(p) for p in images.problems] + cache_problems(cache) + test_problems,
+    )
+
+
+def _test_part(
+    images: ImageSet,
+    tests: ImageSet | None,
+    split: Split,
+    pixels: Pixels,
+    bad: set[int],
+    size: tuple[int, int],
+    channels: int,
+    options: FitOptions,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[Part, list[dict[str, str]]]:
+    """Return the test images: from a source of their own, or those of the training source that are test."""
+    if tests is None:
+        return Part(images, pixels, [int(r) for r in images.positions(split.test) if int(r) not in bad]), []
+    cache = open_cache(tests, size, channels, options.data.fit, progress)
+    bad = {problem.row for problem in cache.problems}
+    rows = [int(row) for row in tests.positions(split.test) if int(row) not in bad]
+    return Part(tests, cache.resident(device), rows), [vars(p) for p in tests.problems] + cache_problems(cache)
+
+
+def open_cache(
+    images: ImageSet, size: tuple[int, int], channels: int, fit: str, progress: Progress
+) -> PixelCache:
+    """Build or open the pixel cache of an image set, in EKE_CACHE or the user's cache folder."""
+    base = Path(os.environ.get("EKE_CACHE") or Path.home() / ".cache" / "eke")
+    return build_cache(images, size, channels=channels, fit=fit, folder=base / "pixels", progress=progress)
+
+
+def cache_problems(cache: PixelCache) -> list[dict[str, str]]:
+    """Return the images that could not be decoded, as plain values."""
+    remedy = "Repair or remove the file; it was left out."
+    return [{"path": p.path, "kind": "unreadable", "detail": p.reason, "remedy": remedy} for p in cache.problems]
+
+
+def pixel_statistics(pixels: Pixels, rows: list[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel, in [0, 1], of an even sample of training rows.
+
+    Raises:
+        DataError: every pixel has the same value.
+    """
+    sample = rows[:: max(1, len(rows) // STATISTICS_SAMPLE)]
+    values = pixels.read(sample).cpu().double().div_(255)
+    mean, std = values.mean((0, 2, 3)), values.std((0, 2, 3))
+    if float(std.max()) == 0:
+        raise DataError("All training images are one flat color, so there is nothing to learn from.")
+    return tuple(mean.tolist()), tuple(std.clamp_min(1e-3).tolist())
+
+

@@ -1,0 +1,123 @@
+"""A network, batches and methods small enough to check by hand; every batch is a function of its step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eke.augment.geometry import View, identity
+from eke.collectives import local_slice
+from eke.config import parse
+from eke.data.stream import Batch
+from eke.methods import METHODS
+from eke.methods.contract import Setting
+from eke.models.network import Outputs
+from eke.randomness import rng
+
+ACTIVE: dict[str, dict[str, Any]] = {
+    "supervised": {},
+    "pseudo_label": {"tau": 0.5, "ramp_rate": 0.0},
+    "mean_teacher": {"ramp_rate": 0.0, "teacher_decay": 0.9},
+    "mixmatch": {"ramp_rate": 0.0},
+    "uda": {"tau": 0.5, "annealing": "linear"},
+    "fixmatch": {"tau": 0.5},
+    "flexmatch": {"tau": 0.5},
+    "freematch": {"momentum": 0.9, "lambda_f": 0.05},
+    "softmatch": {"momentum": 0.9},
+}
+"""Options under which every term of each method counts from the first steps of an untrained network on."""
+
+
+class TinyNetwork(nn.Module):
+    """Convolution, batch norm, pooling, linear head; gives what `Network` gives."""
+
+    def __init__(self, n_classes: int = 4, channels: int = 3, batch_norm: bool = True) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 6, 3, bias=False),
+            nn.BatchNorm2d(6) if batch_norm else nn.Identity(),
+            nn.LeakyReLU(0.1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(6, n_classes)
+
+    def forward(self, images: Tensor) -> Outputs:
+        embedding = self.body(images)
+        return Outputs(self.head(embedding), embedding, {})
+
+
+def make_setting(n_classes: int = 4, total_steps: int = 20) -> Setting:
+    return Setting(n_classes, n_labeled=30, n_unlabeled=40, total_steps=total_steps, seed=3)
+
+
+def make_method(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    n_classes: int = 4,
+    channels: int = 3,
+    batch_norm: bool = True,
+    dtype: torch.dtype = torch.float64,
+) -> Any:
+    """Make a method around a network whose weights are always the same."""
+    torch.manual_seed(7)
+    network: Any = TinyNetwork(n_classes, channels, batch_norm)
+    network.head.weight.data.mul_(4 if batch_norm else 30)  # else every prediction of an untrained network is near 1/K
+    kind = METHODS[name]
+    config = parse(kind.Config, ACTIVE[name] if options is None else options)
+    method: Any = kind(config, network, make_setting(n_classes))
+    return method.to(dtype)
+
+
+def make_batch(
+    name: str,
+    step: int,
+    B: int = 8,
+    mu: int = 2,
+    n_classes: int = 4,
+    channels: int = 3,
+    dtype: torch.dtype = torch.float64,
+) -> Batch:
+    """Make this process's slice of the global batch of B labeled and mu B unlabeled images; some stand twice."""
+    plan = METHODS[name].views
+    draw = rng(11, step, "tiny")
+
+    def views(n: int, names: Mapping[str, str]) -> dict[str, View]:
+        # images differ in color as well as in noise, so that predictions differ in confidence
+        colors = [torch.rand(n, channels, 1, 1, generator=draw, dtype=torch.float64) for _ in names]
+        noise = [torch.rand(n, channels, 6, 6, generator=draw, dtype=torch.float64) for _ in names]
+        whole = [color * one for color, one in zip(colors, noise, strict=True)]
+        parts = [local_slice(pixels).to(dtype) for pixels in whole]
+        sight = [(part, identity(len(part), (6, 6)), torch.ones(len(part), 6, 6).bool()) for part in parts]
+        return {name: View(*each) for name, each in zip(names, sight, strict=True)}
+
+    y = torch.randint(n_classes, (B,), generator=draw)
+    x_index = torch.randint(30, (B,), generator=draw)
+    u_index = torch.randint(40, (mu * B,), generator=draw)
+    u_index[-1] = u_index[0]
+    return Batch(
+        views(B, plan.labeled),
+        local_slice(y),
+        views(mu * B, plan.unlabeled),
+        local_slice(x_index),
+        local_slice(u_index),
+        step,
+    )
+
+
+def make_sgd(method: nn.Module, lr: float = 0.1) -> torch.optim.SGD:
+    trainable = [p for p in method.parameters() if p.requires_grad]
+    return torch.optim.SGD(trainable, lr=lr, momentum=0.9)
+
+
+def train(method: Any, name: str, first: int, last: int, optimizer: torch.optim.Optimizer) -> list[float]:
+    """Run steps `first` to `last` and return their losses."""
+    losses = []
+    for step in range(first, last):
+        loss = method(make_batch(name, step)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
