@@ -1,6 +1,12 @@
-"""Fixtures for every test: a fixed seed, one thread, and the folder of real data where there is one."""
+"""Fixtures for every test: a fixed seed, one thread, and the folder of real data where there is one.
+
+One thread, because the tensors are tiny and the tests themselves run side by side.
+"""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that tests start inherit it
+
 from pathlib import Path
 
 import pytest

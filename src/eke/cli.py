@@ -170,13 +170,17 @@ def export(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders.")],
     out: Annotated[Path, typer.Option("--out", help="HTML page to write.")] = Path("compare.html"),
+    equal_images: Annotated[
+        bool,
+        typer.Option("--equal-images", help="Add supervised baselines that see as many images as each run did."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Lay runs side by side: figures with intervals, paired differences, curves in one chart."""
     from eke.tasks.compare import compare as run_compare
     from eke.tasks.compare import render
 
-    figures = run_compare(runs, out)
+    figures = run_compare(runs, out, equal_images=equal_images, progress=_progress())
     _print_json(figures) if as_json else print(render(figures))
 
 
@@ -220,7 +224,7 @@ def _errors_as_messages() -> Iterator[None]:
 
 
 def _progress() -> Any:
-    from eke.tasks.progress import bars
+    from eke.progress import bars
 
     return bars
 

@@ -19,7 +19,7 @@ PLAIN = ViewPlan({"weak": "none"}, {"weak": "none"})
 def make_stream(plan=FIXMATCH, n_labeled=10, n_unlabeled=50, batch_size=4, mu=2, seed=0):
     """Rows below n_labeled are labeled, and rows from 5 on unlabeled: the pools overlap."""
     pixels = torch.randint(
-        0, 256, (5 + n_unlabeled, 3, 8, 10), dtype=torch.uint8, generator=torch.Generator()
+        0, 256, (5 + n_unlabeled + n_labeled, 3, 8, 10), dtype=torch.uint8, generator=torch.Generator()
     )
     rows = range(n_labeled)
     labels = [row % 3 for row in rows]

@@ -26,7 +26,12 @@ class Parts:
 
     def save(self, path: Path, step: int, fingerprint: str = "f") -> None:
         save_checkpoint(
-            path, step=step, fingerprint=fingerprint, method=self.method, average=self.average, optimizer=self.optimizer
+            path,
+            step=step,
+            fingerprint=fingerprint,
+            method=self.method,
+            average=self.average,
+            optimizer=self.optimizer,
         )
 
     def load(self, path: Path, fingerprint: str = "f") -> int:
@@ -54,7 +59,9 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts, path = Parts(), tmp_path / "checkpoint.pt"
     parts.save(path, 1)
 

@@ -44,7 +44,8 @@ def test_every_docs_page_states_the_defaults_and_deviations(name: str) -> None:
     module = __import__(METHODS[name].__module__, fromlist=["__doc__"]).__doc__
     assert "Deviations" in page
     for field, info in METHODS[name].Config.model_fields.items():
-        assert f"`method.{field}` | {info.default:.4g}" in page or f"`method.{field}` | {info.default}" in page
+        default = f"{info.default:.4g}" if isinstance(info.default, float) else str(info.default)
+        assert f"| `method.{field}` | {default.lower()} | {info.description} |" in page
     numbers = [f"{n}. " for n in range(1, 10)]
     deviations, written = module.partition("Deviations")[2], page.partition("## Deviations")[2]
     assert [n for n in numbers if f"\n{n}" in deviations] == [n for n in numbers if f"\n{n}" in written]
@@ -111,6 +112,25 @@ def test_any_number_of_classes_channels_and_images(name: str, n_classes: int, ch
     assert torch.isfinite(result.loss)
     assert all(term.shape == () and not term.requires_grad for term in result.terms.values())
     assert "loss_x" in result.terms
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_depends_on_no_value(name: str) -> None:
+    """On the meta device tensors have no values: a branch on one, or a shape that depends on one, raises.
+
+    What passes here does not make the host wait for an accelerator.
+    """
+    method = make_method(name).to("meta")
+    batch = make_batch(name, 0)
+    sides = [
+        {view: sight._replace(pixels=sight.pixels.to("meta")) for view, sight in side.items()}
+        for side in (batch.x, batch.u)
+    ]
+    batch = batch._replace(x=sides[0], u=sides[1], y=batch.y.to("meta"), u_index=batch.u_index.to("meta"))
+    result = method(batch)
+    result.loss.backward()
+    assert result.loss.is_meta
+    assert all(term.is_meta for term in result.terms.values())
 
 
 @pytest.mark.parametrize("name", WITH_PSEUDO_LABELS)

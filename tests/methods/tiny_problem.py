@@ -18,7 +18,7 @@ from eke.randomness import rng
 ACTIVE: dict[str, dict[str, Any]] = {
     "supervised": {},
     "pseudo_label": {"tau": 0.5, "ramp_rate": 0.0},
-    "mean_teacher": {"ramp_rate": 0.0, "teacher_decay": 0.9},
+    "mean_teacher": {"ramp_rate": 0.0, "teacher_decay": 0.2},
     "mixmatch": {"ramp_rate": 0.0},
     "uda": {"tau": 0.5, "annealing": "linear"},
     "fixmatch": {"tau": 0.5},
@@ -49,7 +49,7 @@ class TinyNetwork(nn.Module):
 
 
 def make_setting(n_classes: int = 4, total_steps: int = 20) -> Setting:
-    return Setting(n_classes, n_labeled=30, n_unlabeled=40, total_steps=total_steps, seed=3)
+    return Setting(n_classes, n_labeled=30, n_unlabeled=16, total_steps=total_steps, seed=3)
 
 
 def make_method(
@@ -63,7 +63,9 @@ def make_method(
     """Make a method around a network whose weights are always the same."""
     torch.manual_seed(7)
     network: Any = TinyNetwork(n_classes, channels, batch_norm)
-    network.head.weight.data.mul_(4 if batch_norm else 30)  # else every prediction of an untrained network is near 1/K
+    network.head.weight.data.mul_(
+        4 if batch_norm else 30
+    )  # else every prediction of an untrained network is near 1/K
     kind = METHODS[name]
     config = parse(kind.Config, ACTIVE[name] if options is None else options)
     method: Any = kind(config, network, make_setting(n_classes))
@@ -79,7 +81,7 @@ def make_batch(
     channels: int = 3,
     dtype: torch.dtype = torch.float64,
 ) -> Batch:
-    """Make this process's slice of the global batch of B labeled and mu B unlabeled images; some stand twice."""
+    """Make this process's slice of the global batch of B labeled and mu B unlabeled images, some twice."""
     plan = METHODS[name].views
     draw = rng(11, step, "tiny")
 
@@ -94,7 +96,7 @@ def make_batch(
 
     y = torch.randint(n_classes, (B,), generator=draw)
     x_index = torch.randint(30, (B,), generator=draw)
-    u_index = torch.randint(40, (mu * B,), generator=draw)
+    u_index = torch.randint(16, (mu * B,), generator=draw)
     u_index[-1] = u_index[0]
     return Batch(
         views(B, plan.labeled),

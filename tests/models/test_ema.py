@@ -57,7 +57,7 @@ def test_statistics_and_counters_are_the_originals():
     for (name, mine), theirs in zip(average.module.named_buffers(), network.buffers(), strict=True):
         assert torch.equal(mine, theirs), name
         assert mine.data_ptr() != theirs.data_ptr()
-    assert average.module.body.block1[2].num_batches_tracked == 3
+    assert average.module.body.block1[1].num_batches_tracked == 3
 
 
 def test_the_copy_has_no_gradients_and_stays_in_eval_mode():

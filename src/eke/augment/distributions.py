@@ -1,16 +1,15 @@
 """The distributions that presets draw from: frames, operations with their levels, holes. All vectorized.
 
-Each function draws for n views of a source of `size` (H, W) from one generator, and consumes as many random numbers
-whatever their values, so a draw depends on nothing but (generator, n, size).
+Each function draws for n views of sources of `size` (H, W) from one generator on the CPU, and depends on
+nothing else.
 """
 
 import math
 
-
 import torch
 from torch import Generator, Tensor
 
-from eke.augment.draws import GEOMETRIC, Op
+from eke.augment.draws import GEOMETRIC, Op, reach
 from eke.augment.geometry import Size
 
 RANDAUGMENT_OPS = (
@@ -21,7 +20,7 @@ RANDAUGMENT_OPS = (
 REFERENCE = 32
 """Side of the images that the sources' pixel counts are meant for; they are scaled to other sizes."""
 
-# ---------------------------------------------------------------------------------------- frames: (n, 4) int64
+# ---------------------------------------------------------------------------------- frames: (n, 4) int64
 
 
 def whole(n: int, size: Size, generator: Generator) -> Tensor:
@@ -31,9 +30,9 @@ def whole(n: int, size: Size, generator: Generator) -> Tensor:
 
 
 def shifted(n: int, size: Size, generator: Generator) -> Tensor:
-    """Draw frames of the image's size, moved by up to an eighth of each side (4 pixels at 32) either way."""
+    """Draw frames of the image's size, moved by up to `reach` of each side either way."""
     height, width = size
-    reach_x, reach_y = (int(side / 8 + 0.5) for side in (width, height))
+    reach_x, reach_y = reach(width), reach(height)
     u = _uniform(generator, n, 2)
     left = (u[:, 0] * (2 * reach_x + 1)).long() - reach_x
     top = (u[:, 1] * (2 * reach_y + 1)).long() - reach_y
@@ -73,7 +72,7 @@ def trimmed(n: int, size: Size, generator: Generator) -> Tensor:
     return torch.stack((*places, *sides), 1)
 
 
-# ------------------------------------------------------------------- operations: (n, S) ops int64, levels float64
+# ------------------------------------------------------------ operations: (n, S) ops int64, levels float64
 
 
 def no_operations(n: int, size: Size, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -91,8 +90,8 @@ def google(n: int, size: Size, generator: Generator) -> tuple[Tensor, Tensor]:
         Op.TRANSLATE_X: [int(level * width / REFERENCE) for level in range(1, 10)],
         Op.TRANSLATE_Y: [int(level * height / REFERENCE) for level in range(1, 10)],
     }
-    values |= dict.fromkeys((Op.SHEAR_X, Op.SHEAR_Y), [0.03 * level for level in range(1, 10)])
-    values |= dict.fromkeys(_ENHANCED, [0.1 + 0.18 * level for level in range(1, 10)])
+    values |= {op: [0.03 * level for level in range(1, 10)] for op in (Op.SHEAR_X, Op.SHEAR_Y)}
+    values |= {op: [0.1 + 0.18 * level for level in range(1, 10)] for op in _ENHANCED}
     return _leveled(n, generator, values, n_levels=9)
 
 
@@ -108,7 +107,7 @@ def comatch(n: int, size: Size, generator: Generator) -> tuple[Tensor, Tensor]:
         Op.TRANSLATE_X: [10 * width / REFERENCE],
         Op.TRANSLATE_Y: [10 * height / REFERENCE],
     }
-    return _leveled(n, generator, values | dict.fromkeys(_ENHANCED, [1.9]), n_levels=1)
+    return _leveled(n, generator, values | {op: [1.9] for op in _ENHANCED}, n_levels=1)
 
 
 def torchssl(n: int, size: Size, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -152,7 +151,7 @@ _ENHANCED = (Op.COLOR, Op.CONTRAST, Op.BRIGHTNESS, Op.SHARPNESS)
 def _leveled(
     n: int, generator: Generator, values: dict[Op, list[float]], n_levels: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw 2 operations with replacement, kept with probability 1/2, a level for each, a sign for what moves."""
+    """Draw 2 operations with replacement, kept with rate 1/2, a level for each, a sign for what moves."""
     table = torch.tensor([values.get(op, [0.0] * n_levels) for op in Op], dtype=torch.float64)
     u = _uniform(generator, n, 8)
     ops = torch.tensor(RANDAUGMENT_OPS)[(u[:, :2] * len(RANDAUGMENT_OPS)).long()]
@@ -173,7 +172,7 @@ def _jitter(n: int, generator: Generator, rate: float) -> tuple[Tensor, Tensor]:
     return torch.where(u[:, 8:] < rate, kinds[order], int(Op.IDENTITY)), levels
 
 
-# -------------------------------------------------------------------------------------------- holes: (n, 4) int64
+# ----------------------------------------------------------------------------------- holes: (n, 4) int64
 
 
 def no_hole(n: int, size: Size, generator: Generator) -> Tensor:
@@ -190,7 +189,7 @@ def half_hole(n: int, size: Size, generator: Generator) -> Tensor:
 
 
 def torchssl_hole(n: int, size: Size, generator: Generator) -> Tensor:
-    """Draw squares with a side uniform in 0 to half the width, clipped, and one pixel more to the right and below.
+    """Draw squares with a side uniform in 0 to half the width, clipped, one pixel more right and below.
 
     The source draws an inclusive rectangle from the clipped upper left corner.
     """

@@ -10,7 +10,7 @@ from eke.augment.geometry import Size
 
 
 class Op(IntEnum):
-    """An operation of a view; the comment says what its level means. Kinds are contiguous, for slicing by kind."""
+    """An operation of a view, and what its level means. Kinds are contiguous, so batches sort by kind."""
 
     IDENTITY = 0
     ROTATE = 1  # degrees, counterclockwise, about the center
@@ -48,7 +48,7 @@ class Draws(NamedTuple):
     flip: Tensor
     """(n,) bool: the frame is mirrored, left to right."""
     ops: Tensor
-    """(n, S) int64: the `Op`s of each view in their order. Always on the CPU: it decides what is run on which rows."""
+    """(n, S) int64: the `Op`s of each view in order. Always on the CPU: it decides which rows run what."""
     levels: Tensor
     """(n, S) float64: their strengths."""
     matrices: Tensor
@@ -76,8 +76,13 @@ def to(draws: Draws, device: torch.device | str) -> Draws:
     )
 
 
+def reach(side: int) -> int:
+    """Return how far a weak crop moves at most: an eighth of the side, 4 pixels at 32."""
+    return int(side / 8 + 0.5)
+
+
 def matrices(ops: Tensor, levels: Tensor, size: Size) -> Tensor:
-    """Return the maps of output to input coordinates (n, S, 2, 3) float64 of geometric operations, as in Pillow.
+    """Return the maps of output to input coordinates, (n, S, 2, 3) float64, of operations as Pillow has them.
 
     Args:
         ops: (n, S) `Op`s; the identity is returned for those that do not move pixels.

@@ -1,7 +1,7 @@
 """Geometry as a value: how a view was cut out of its image, and how to cut any map the same way.
 
-Coordinates are pixel edges, as in Pillow's AFFINE transform: x runs from 0 to W, pixel i covers [i, i + 1). So a
-matrix made for an image holds for an attention map of any grid size, after scaling.
+Coordinates are pixel edges, as in Pillow's AFFINE transform: x runs from 0 to W, pixel i covers [i, i + 1).
+So a matrix made for an image holds for an attention map of any grid size, after scaling.
 """
 
 from typing import Literal, NamedTuple
@@ -41,13 +41,13 @@ def identity(n: int, size: Size, device: torch.device | None = None) -> Geometry
 
 
 def chain(first: Tensor, second: Tensor) -> Tensor:
-    """Return the matrices (..., 2, 3) of `second` followed by `first`, as maps of output to source coordinates."""
+    """Return `second` followed by `first`: maps (..., 2, 3) of output to source coordinates."""
     linear = first[..., :2] @ second[..., :2]
     return torch.cat((linear, first[..., :2] @ second[..., 2:] + first[..., 2:]), -1)
 
 
 def compose(first: Geometry, second: Geometry) -> Geometry:
-    """Return the geometry of a view of a view: `first` cut it out of the source, `second` out of what `first` made.
+    """Return the geometry of a view of a view: `second` was cut out of what `first` cut out of the source.
 
     Raises:
         ValueError: `second` was not cut out of views of `first`'s size.
@@ -83,8 +83,8 @@ def warp(
         interpolation: bilinear (between centers; beyond the border the border's value) or nearest.
 
     Returns:
-        The warped maps (N, [C,] h, w) of the dtype of `maps`, and (N, h, w) bool: points that lie in the source image.
-        Outside it the border's values are continued.
+        The warped maps (N, [C,] h, w) of the dtype of `maps`, and (N, h, w) bool: points that lie in the
+        source image. Outside it the border's values are continued.
 
     Example:
         >>> half_turn = Geometry(torch.tensor([[[-1.0, 0, 2], [0, -1, 2]]]), (2, 2), (2, 2))

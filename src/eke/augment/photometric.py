@@ -1,8 +1,8 @@
 """Photometric operations on uint8 batches, each image with its own strength, in Pillow's own arithmetic.
 
-Images are (R, C, H, W) uint8, C = 1 or 3; strengths are (R,). An operation that maps grey levels to grey levels is a
-table (R, C, 256) uint8 for each image, and `look_up` carries out all tables of a batch, of whatever operations, at
-once. References: Pillow's ImageOps, ImageEnhance, Blend.c, Filter.c and ColorConvert (HSV).
+Images are (R, C, H, W) uint8, C = 1 or 3; strengths are (R,). An operation that maps grey levels to grey
+levels is a table (R, C, 256) uint8 for each image; `look_up` carries out the tables of a batch at once,
+whatever their operations. References: Pillow's ImageOps, ImageEnhance, Blend.c, Filter.c and ConvertMode.c.
 """
 
 import torch
@@ -18,9 +18,10 @@ def autocontrast(images: Tensor) -> Tensor:
     """Make the tables that stretch each channel to 0 ... 255."""
     flat = images.flatten(2)
     low, high = flat.amin(2, keepdim=True), flat.amax(2, keepdim=True)
-    scale = 255.0 / (high.double() - low.double()).clamp_(min=1)
-    # float64 and this order of operations, because Pillow truncates the sum
-    table = (_levels(images).double() * scale + -low.double() * scale).clamp_(0, 255).to(torch.uint8)
+    span = (high - low).double().clamp_(min=1)
+    # float64 and this order of operations, because Pillow truncates; 255.0 / span would be a reciprocal
+    scale = torch.full_like(span, 255).div_(span)
+    table = _truncate(_levels(images).double() * scale + -low.double() * scale)
     return torch.where(high > low, table, _levels(images).to(torch.uint8))
 
 
@@ -71,19 +72,18 @@ def color(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend each image with itself smoothed: 0 gives the smooth one, 1 the image. The outermost pixels stay."""
+    """Blend each image with itself smoothed: 0 gives the smooth one, 1 the image. Outermost pixels stay."""
     if min(images.shape[2:]) < 3:
         return images
     x = images.float()
     columns = x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]
     around = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:]
     inner = x[:, :, 1:-1, 1:-1]
-    # Pillow's SMOOTH filter, weight 5 in the center and 1 around; thirteenths never fall on a tie of the rounding
+    # Pillow's SMOOTH filter: 5 in the center, 1 around; thirteenths never fall on a tie of the rounding
     smooth = around.add_(inner, alpha=4).div_(13).add_(0.5).floor_()
     sharp = images.clone()
-    sharp[:, :, 1:-1, 1:-1] = _truncate(
-        (inner - smooth).mul_(factor.float()[:, None, None, None]).add_(smooth)
-    )
+    weight = factor.float()[:, None, None, None]
+    sharp[:, :, 1:-1, 1:-1] = _truncate((inner - smooth).mul_(weight).add_(smooth))
     return sharp
 
 
@@ -95,33 +95,27 @@ def grayscale(images: Tensor) -> Tensor:
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
-    """Turn the hue by `turn` (-0.5 ... 0.5 of the circle) in Pillow's 8-bit HSV. Leaves one channel as it is."""
+    """Turn the hue by `turn`, -0.5 to 0.5 of the circle, in Pillow's 8-bit HSV; one channel stays."""
     if images.shape[1] == 1:
         return images
-    high, low = images.amax(1), images.amin(1)
-    span = (high - low).float()
-    safe = span.clamp(min=1)
-    red, green, _ = images.unbind(1)
-    # float32 and float64 where Pillow's C has them: its 8-bit hue is truncated, and one level more is visible
-    far_r, far_g, far_b = ((high - channel).float().div_(safe) for channel in images.unbind(1))
+    red, green, blue = images.unbind(1)
+    high, low = red.maximum(green).maximum(blue), red.minimum(green).minimum(blue)
+    value, span = high.float(), (high - low).float()
+    # float32 and float64 where Pillow's C has them: it truncates its 8-bit hue, and one level more is visible
+    far_r, far_g, far_b = (value[:, None] - images).div_(span.clamp(min=1)[:, None]).unbind(1)
     sector = torch.where(green == high, 2.0 + far_r.double() - far_b, 4.0 + far_g.double() - far_r)
     sector = torch.where(red == high, (far_b - far_g).double(), sector).float().double()
-    angle = ((sector / 6.0 + 1.0) % 1.0).float().double().mul_(255.0).int()
-    saturation = (span / high.clamp(min=1)).double().mul_(255.0).int().float().div_(255.0)
+    circle = sector.div_(6.0).add_(1.0)
+    angle = (circle - circle.floor()).float().double().mul_(255.0).int()
     angle = torch.where(span > 0, angle, 0) + (turn.double() * 255).int()[:, None, None]
+    saturation = (span / value.clamp(min=1)).mul_(255.0).floor_().div_(255.0)
 
-    place = (angle & 255).float() * 6.0 / 255.0
-    part = place - place.floor()
-    value = high.float()
-    p, q, t = (
-        (value * (1.0 - weight)).add_(0.5).floor_().clamp_(0, 255)
-        for weight in (saturation, saturation * part, saturation * (1.0 - part))
-    )
-    # red, green and blue run through the same six sectors, 4, 2 and 0 sectors ahead
-    sixth = place.floor().long() % 6
-    faces = torch.stack((value, q, p, p, t, value), 1).to(torch.uint8)
-    order = torch.stack((sixth, (sixth + 4) % 6, (sixth + 2) % 6), 1)
-    return faces.gather(1, order)
+    # each channel falls, stays low and rises over the circle of 6; red, green and blue start at 5, 3 and 1
+    start = torch.tensor((5.0, 3.0, 1.0), device=images.device)[:, None, None]
+    place = ((angle & 255).float() * 6.0 / 255.0)[:, None] + start
+    place = place.where(place < 6, place - 6)
+    lack = place.minimum(4 - place).clamp_(0, 1).mul_(saturation[:, None])
+    return lack.neg_().add_(1).mul_(value[:, None]).add_(0.5).to(torch.uint8)
 
 
 def _levels(images: Tensor) -> Tensor:

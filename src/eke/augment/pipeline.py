@@ -1,9 +1,9 @@
 """From uint8 images and draws to views: frame, then operations in their drawn order, then hole, then floats.
 
-The drawn order is kept with few resamplings: photometric operations of slot 1, then one transform that holds all
-geometric operations that may happen here, photometric operations of slot 2, and so on. Grey levels are whole between
-all of them, as in Pillow. Rows are grouped by operation, so only rows that drew an operation pay for it; the groups
-are decided on the CPU, where the draws come from, and an accelerator is never waited for.
+The drawn order is kept with few resamplings: photometric operations of slot 1, then one transform that
+holds all geometric operations that may happen here, photometric operations of slot 2, and so on. Grey levels
+are whole between all of them, as in Pillow. Rows are grouped by operation, so only rows that drew one pay for
+it. The groups are decided on the CPU, where the draws come from, so an accelerator is never waited for.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from torch import Tensor
 from eke.augment import photometric
 from eke.augment.draws import GEOMETRIC, NEIGHBORLY, TABLED, Draws, Op, take, to
 from eke.augment.geometry import Geometry, Interpolation, View, chain
-from eke.augment.resample import cut_matrix, paint, resize_crop, shift, transform
+from eke.augment.resample import cut_matrix, paint, rectangle, resize_crop, shift, transform
 
 Color = tuple[int, int, int]
 
-BLOCK = 2**20
+BLOCK = 3 * 2**19
 """Values that a CPU works on at once: what it writes in one step is still in its cache in the next."""
 
 TABLES: dict[Op, Callable[[Tensor, Tensor], Tensor]] = {
@@ -44,18 +44,18 @@ def make_views(
     enlarge: bool,
     interpolation: Interpolation,
     border_fill: Color,
-    hole_fill: Color,
+    hole_fill: Color | None,
 ) -> View:
     """Make one view of each image.
 
     Args:
         images: (N, C, H, W) uint8, C = 1 or 3, on any device.
         draws: of N views, on any device.
-        enlarge: frames lie inside the image and are enlarged to its size; otherwise they are of its size and may
-            hang over its border, where it is reflected.
+        enlarge: frames lie inside the image and are enlarged to its size; otherwise they are of its size and
+            may hang over its border, where it is reflected.
         interpolation: of rotation, shear and translation.
         border_fill: RGB of what a transform brings in from outside the frame; for one channel its luma.
-        hole_fill: RGB of the hole; likewise.
+        hole_fill: RGB of the hole, likewise; None where there is none.
 
     Returns:
         Views of the images' size, on the images' device.
@@ -65,52 +65,41 @@ def make_views(
     matrix = cut_matrix(draws.box, draws.flip, width, height)
     for slot in range(draws.ops.shape[1]):
         matrix = chain(matrix, draws.matrices[:, slot])
-    paints = torch.tensor((border_fill, hole_fill), dtype=torch.uint8)[:, :, None, None]
+    paints = torch.tensor((border_fill, hole_fill or border_fill), dtype=torch.uint8)[:, :, None, None]
     if images.shape[1] == 1:
         paints = photometric.grayscale(paints)[:, :1]
     paints = paints.flatten(1).to(images.device, non_blocking=True)
 
     pixels = torch.empty(images.shape, device=images.device)
     valid = torch.empty(len(images), height, width, dtype=torch.bool, device=images.device)
-    step = max(1, BLOCK // images[0].numel()) if images.device.type == "cpu" and len(images) else len(images)
-    for start in range(0, len(images), step or 1):
-        stop = start + step
-        done, shown = _make_block(
-            images[start:stop], take(draws, start, stop), enlarge, interpolation, paints
-        )
-        pixels[start:stop].copy_(done).div_(255)
-        valid[start:stop] = shown
+    n_rows = BLOCK // images.shape[1:].numel() if images.device.type == "cpu" else len(images)
+    step = max(1, n_rows)
+    for start in range(0, len(images), step):
+        rows = slice(start, start + step)
+        part = take(draws, start, start + step)
+        done, shown = (resize_crop if enlarge else shift)(images[rows], part.box, part.flip)
+        passes = passes_of(part.ops)
+        for slot in range(part.ops.shape[1]):
+            done = _apply_photometric(done, part.ops[:, slot], part.levels[:, slot])
+            mine = passes == slot + 1
+            done, shown = _apply_geometric(done, shown, part.matrices, mine, interpolation, paints[0])
+        if hole_fill is not None:
+            hole = _mask(part.hole, height, width)
+            done, shown = paint(done, hole, paints[1]), shown & ~hole
+        pixels[rows].copy_(done).div_(255)
+        valid[rows] = shown
     return View(pixels, Geometry(matrix.float(), (height, width), (height, width)), valid)
-
-
-def _make_block(
-    images: Tensor, draws: Draws, enlarge: bool, interpolation: Interpolation, paints: Tensor
-) -> tuple[Tensor, Tensor]:
-    pixels, valid = (resize_crop if enlarge else shift)(images, draws.box, draws.flip)
-    passes = passes_of(draws.ops)
-    for slot in range(draws.ops.shape[1]):
-        pixels = _apply_photometric(pixels, draws.ops[:, slot], draws.levels[:, slot])
-        pixels, valid = _apply_geometric(
-            pixels, valid, draws.matrices, passes == slot + 1, interpolation, paints[0]
-        )
-
-    left, top, right, bottom = draws.hole[:, :, None].unbind(1)
-    x = torch.arange(images.shape[3], device=images.device)
-    y = torch.arange(images.shape[2], device=images.device)
-    hole = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None, :]
-    return paint(pixels, hole, paints[1]), valid & ~hole
 
 
 def passes_of(ops: Tensor) -> Tensor:
     """Return, for ops (n, S), after which slot (1 ... S) each geometric one is carried out; 0 for all others.
 
     That is after the last photometric operation before it, so neighbors are composed; and after slot 1 at the
-    earliest, so views that begin with a geometric operation share one transform with those where it comes second.
+    earliest, so views that begin with a geometric operation share a transform with those that end with one.
     """
     slots = torch.arange(1, ops.shape[1] + 1)
     photometric_slots = torch.where(ops >= GEOMETRIC.stop, slots, 0)
-    # the running maximum is over earlier slots, because a slot is never photometric and geometric
-    after = photometric_slots.cummax(1).values.clamp(min=1) if ops.shape[1] else ops
+    after = photometric_slots.cummax(1).values.clamp(min=1)
     return torch.where((ops >= GEOMETRIC.start) & (ops < GEOMETRIC.stop), after, 0)
 
 
@@ -154,17 +143,21 @@ def _apply_geometric(
         return images, valid
     order = n_slots.argsort(descending=True)
     n_several, n_moved = int((n_slots > 1).sum()), int((n_slots > 0).sum())
-    on_device, used_there, mine_there, back = (
-        part.to(images.device, non_blocking=True)
-        for part in (order, used, mine[order][:, used], order.argsort())
-    )
+    sent = (order, used, mine[order[:n_moved]][:, used], order.argsort())
+    on_device, used, chosen, back = (part.to(images.device, non_blocking=True) for part in sent)
     rows, rest = on_device[:n_moved], on_device[n_moved:]
-    stages = matrices.index_select(0, rows).index_select(1, used_there)
-    stages = torch.where(
-        mine_there[:n_moved, :, None, None], stages, torch.eye(2, 3, device=images.device).double()
-    )
+    stages = matrices.index_select(0, rows).index_select(1, used)
+    neutral = torch.eye(2, 3, dtype=stages.dtype, device=images.device)
+    stages = torch.where(chosen[:, :, None, None], stages, neutral)
     moved, shown = transform(
         images.index_select(0, rows), valid.index_select(0, rows), stages, n_several, fill, interpolation
     )
     pixels = torch.cat((moved, images.index_select(0, rest))).index_select(0, back)
     return pixels, torch.cat((shown, valid.index_select(0, rest))).index_select(0, back)
+
+
+def _mask(hole: Tensor, height: int, width: int) -> Tensor:
+    """Return (n, H, W) bool: pixels inside the holes (n, 4)."""
+    left, top, right, bottom = hole[:, :, None].unbind(1)
+    x, y = (torch.arange(size, device=hole.device) for size in (width, height))
+    return rectangle((y >= top) & (y < bottom), (x >= left) & (x < right))

@@ -1,7 +1,7 @@
-"""The named augmentations that methods ask for, each as its source has it. docs/views.md lists what deviates."""
+"""The named augmentations that methods ask for, each as its source has it; docs/views.md lists deviations."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -31,7 +31,8 @@ class Preset:
     hole: Callable[[int, Size, Generator], Tensor] = distributions.no_hole
     border_fill: tuple[int, int, int] = (0, 0, 0)
     """Color of what rotation, shear and translation bring in from outside the frame."""
-    hole_fill: tuple[int, int, int] = (0, 0, 0)
+    hole_fill: tuple[int, int, int] | None = None
+    """Color of the cutout; None where there is none."""
 
     def draw(self, n: int, channels: int, source_size: Size, generator: Generator) -> Draws:
         """Draw the parameters of `n` views, on the CPU.
@@ -94,15 +95,9 @@ PRESETS: dict[str, Preset] = {
             flip_rate=0.5,
         ),
         Preset(
-            "weak-noflip",
-            "FixMatch (Sohn et al. 2020), section 2.3, as for SVHN",
-            "weak without the flip: for digits, and whatever else a mirror changes",
-            frame=distributions.shifted,
-        ),
-        Preset(
             "randaugment/google",
             "FixMatch (Sohn et al. 2020), appendix; code google-research/fixmatch, libml/augment.py (rac)",
-            "weak, 2 of 14 operations, each with probability 1/2 at level 1 to 9 of 10, cutout of half the side",
+            "weak, 2 of 14 operations, each with rate 1/2 at level 1 to 9 of 10, cutout of half the side",
             frame=distributions.shifted,
             flip_rate=0.5,
             operations=distributions.google,
@@ -123,7 +118,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "randaugment/comatch",
             "CoMatch (Li, Xiong, Hoi 2021), section 4; code salesforce/CoMatch, datasets/randaugment.py",
-            "weak, 2 of 14 operations, each with probability 1/2 at level 10 of 10, cutout of half the side",
+            "weak, 2 of 14 operations, each with rate 1/2 at level 10 of 10, cutout of half the side",
             frame=distributions.shifted,
             flip_rate=0.5,
             operations=distributions.comatch,
@@ -134,7 +129,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "simclr",
-            "SimCLR (Chen et al. 2020), as CoMatch's second strong view; code salesforce/CoMatch, datasets/cifar.py",
+            "SimCLR (Chen et al. 2020), as in CoMatch; code salesforce/CoMatch, datasets/cifar.py",
             "resized crop of 0.2 to 1 of the area, flip, color jitter 0.4/0.4/0.4/0.1 (0.8), grey (0.2)",
             frame=distributions.resized,
             enlarge=True,
@@ -144,12 +139,22 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "crop-rotate-jitter",
             "Consistency training with Grad-CAM (Lee, Cho), section IV; decisions in docs/views.md",
-            "resized crop of at least 3/4 of each side, flip, one of four quarter turns, jitter 0.4/0.4/0.4/0.1",
+            "resized crop of 3/4 to 1 of each side, flip, a quarter turn or none, jitter 0.4/0.4/0.4/0.1",
             frame=distributions.trimmed,
             enlarge=True,
             flip_rate=0.5,
             operations=distributions.quarter_turn_and_jitter,
         ),
     )
+}
+PRESETS |= {
+    f"{preset.name}-noflip": replace(
+        preset,
+        name=f"{preset.name}-noflip",
+        summary=f"{preset.name} without the flip: for digits, and whatever else a mirror changes",
+        flip_rate=0.0,
+    )
+    for preset in tuple(PRESETS.values())
+    if preset.flip_rate
 }
 """Name -> preset."""

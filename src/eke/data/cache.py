@@ -13,7 +13,6 @@ import weakref
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import astuple
 from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
@@ -23,9 +22,10 @@ import torch
 from torch import Tensor
 
 from eke.config import fingerprint
-from eke.data.decoding import DECODER_VERSION, Work, decode_all
-from eke.data.images import ImageSet, Problem, Progress, silent
+from eke.data.decoding import DECODER_VERSION, BadImage, Work, decode_all, survey
+from eke.data.images import ImageSet
 from eke.errors import DataError
+from eke.progress import Progress, silent
 
 SMALL = 256 * 2**20
 """Bytes up to which a cache is simply held in memory."""
@@ -69,6 +69,7 @@ class PixelCache:
 
     Args:
         path: the file that `build_cache` finished; its index lies beside it.
+
     """
 
     device = torch.device("cpu")
@@ -84,8 +85,8 @@ class PixelCache:
         self.affine: Tensor = torch.from_numpy(index["affine"])
         """(N, 2, 3) float32: pixel-edge coordinates of the source image to those of the cached one."""
         bad = zip(index["bad_rows"].tolist(), index["bad"].tolist(), strict=True)
-        self.problems = {row: Problem(*words) for row, words in bad}
-        """Images that could not be decoded, by row: the row is black and must not be used."""
+        self.problems = [BadImage(row, *words) for row, words in bad]
+        """Images that were set aside, by ascending row."""
         channels, height, width = (int(n) for n in index["shape"])
         self.shape = (channels, height, width)
         self._stride = channels * height * width
@@ -133,6 +134,16 @@ class PixelCache:
         return pixels
 
 
+def choose_size(images: ImageSet) -> tuple[int, int]:
+    """Return the working size (H, W) of images for which none was asked; see `Survey`."""
+    return survey(images).size
+
+
+def choose_channels(images: ImageSet) -> int:
+    """Return 1 where the images are gray, else 3; see `Survey`."""
+    return survey(images).channels
+
+
 def build_cache(
     images: ImageSet,
     size: tuple[int, int],
@@ -157,6 +168,7 @@ def build_cache(
 
     Raises:
         DataError: no image at all, none that can be decoded, or no room; nothing half-made is left behind.
+
     """
     if not len(images):
         raise DataError("There is no image to decode. Check the source's path.")
@@ -171,35 +183,30 @@ def build_cache(
                     _build(images, Work(path.with_suffix(".part"), size, channels, fit), path, progress)
     cache = PixelCache(path)
     if len(cache.problems) == len(cache):
-        raise DataError(
-            f"None of the {len(cache)} images can be decoded. The first: {_in_words(cache.problems[0])}"
-        )
+        first = cache.problems[0]
+        raise DataError(f"None of {len(cache)} images can be decoded. {first.path} is {first.reason}.")
     return cache
-
-
-def _in_words(problem: Problem) -> str:
-    return f"{problem.path}: {problem.kind}, {problem.detail}. {problem.remedy}."
 
 
 def _build(images: ImageSet, work: Work, path: Path, progress: Progress) -> None:
     """Fill the part file, then its index, then give it its name: what has the name is whole."""
     affine = np.zeros((len(images), 2, 3), np.float32)
-    problems: dict[int, Problem] = {}
+    problems: list[BadImage] = []
     try:
         with work.path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, len(affine) * work.channels * math.prod(work.size))
         with progress("decoding", len(affine)) as advance, closing(decode_all(images, work)) as chunks:
             for chunk in chunks:
                 affine[chunk.start : chunk.start + len(chunk.affine)] = chunk.affine
-                problems.update(chunk.problems)
+                problems += chunk.problems
                 advance(len(chunk.affine))
-        bad = sorted(problems.items())
+        problems.sort()
         index = {
             "shape": np.array([work.channels, *work.size]),
             "affine": affine,
             "ids": np.array(images.ids),
-            "bad_rows": np.array([row for row, _ in bad], np.int64),
-            "bad": np.array([astuple(problem) for _, problem in bad], np.str_).reshape(-1, 4),
+            "bad_rows": np.array([problem.row for problem in problems], np.int64),
+            "bad": np.array([problem[1:] for problem in problems], np.str_).reshape(-1, 4),
         }
         with _index_path(path).open("wb") as file:
             np.savez(file, allow_pickle=False, **index)

@@ -37,7 +37,7 @@ class FileContents:
             return (Path(self.root) / self.names[row]).read_bytes()
         except OSError as error:
             raise DataError(
-                f"Cannot read {self.names[row]} in {self.root}: {error.strerror}. Restore it or its permissions."
+                f"Cannot read {self.names[row]} in {self.root}: {error.strerror}. Restore it or its rights."
             ) from None
 
 
@@ -78,9 +78,13 @@ class ZipContents:
             try:
                 return self._zip.read(self.names[row])
             except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
-                raise DataError(f"Cannot read {self.names[row]} in {self.path}: {error}. Pack it again.") from None
+                raise DataError(
+                    f"Cannot read {self.names[row]} in {self.path}: {error}. Pack it again."
+                ) from None
             except Exception as error:  # zlib.error and lzma.LZMAError share no base
-                raise DataError(f"{self.names[row]} in {self.path} is damaged: {error}. Pack it again.") from None
+                raise DataError(
+                    f"{self.names[row]} in {self.path} is damaged: {error}. Pack it again."
+                ) from None
 
 
 class ParquetContents:

@@ -70,15 +70,16 @@ def inspect_and_decode(content: Content, *, channels: int | None) -> tuple[Heade
         height, width = content.shape[:2]
         return Header(width, height, str(content.dtype), 1, False), decode(content, channels=channels)
     with _opened(content) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) if image.format != "GIF" else 1
-        frames = getattr(image, "n_frames", 1)
-        header = Header(*image.size, image.mode, frames, turned in range(2, 9))
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(f"{image.width}x{image.height} pixels")
+        frames = getattr(image, "n_frames", 1)
+        mode = image.mode
         try:
             image.load()
+            turned = image.getexif().get(_ORIENTATION, 1)  # reading EXIF data may decode: after the check of size
         except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
             raise _damaged(error) from None
+        header = Header(*image.size, mode, frames, turned in range(2, 9))
         if header.rotated:
             image = ImageOps.exif_transpose(image)
             header = header._replace(width=image.width, height=image.height)

@@ -24,7 +24,7 @@ import PIL
 from numpy.typing import NDArray
 
 from eke.data.decode import BadImageError, decode, fit
-from eke.data.images import Content, ImageSet, Problem
+from eke.data.images import Content, ImageSet
 from eke.errors import DataError
 
 CHUNK = 4 * 2**20
@@ -55,6 +55,7 @@ def survey(images: ImageSet) -> Survey:
 
     Raises:
         DataError: none of them can be decoded.
+
     """
     n = len(images)
     sizes, gray, reason = [], True, "the image set is empty"
@@ -82,13 +83,29 @@ class Work(NamedTuple):
     how: str
 
 
+class BadImage(NamedTuple):
+    """An image that was set aside; its row in the cache is black and must not be used."""
+
+    row: int
+    path: str
+    kind: str
+    """One word or two, such as truncated."""
+    detail: str
+    remedy: str
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, in words."""
+        return f"{self.kind}: {self.detail}"
+
+
 class Chunk(NamedTuple):
     """Neighboring rows of the cache and their images, or why one has no content."""
 
     work: Work
     start: int
     paths: tuple[str, ...]
-    contents: list[Content | Problem]
+    contents: list[Content | BadImage]
 
 
 class Decoded(NamedTuple):
@@ -96,8 +113,7 @@ class Decoded(NamedTuple):
 
     start: int
     affine: NDArray[np.float32]
-    problems: dict[int, Problem]
-    """Rows that are black, and why."""
+    problems: list[BadImage]
 
 
 def decode_chunk(chunk: Chunk) -> Decoded:
@@ -105,19 +121,27 @@ def decode_chunk(chunk: Chunk) -> Decoded:
 
     Raises:
         OSError: the file cannot be written.
+
     """
     path, size, channels, how = chunk.work
     pixels = np.zeros((len(chunk.contents), channels, *size), np.uint8)
     affine = np.zeros((len(chunk.contents), 2, 3), np.float32)
-    problems = {}
+    problems = []
     for i, content in enumerate(chunk.contents):
-        if isinstance(content, Problem):
-            problems[chunk.start + i] = content
+        if isinstance(content, BadImage):
+            problems.append(content)
             continue
         try:
             pixels[i], affine[i] = fit(decode(content, channels=channels), size, how)
         except BadImageError as error:
-            problems[chunk.start + i] = Problem(chunk.paths[i], error.kind, error.detail, error.remedy)
+            problems.append(BadImage(chunk.start + i, chunk.paths[i], error.kind, error.detail, error.remedy))
+        except Exception as error:  # whatever one image makes a decoder raise, the others must be decoded
+            words = f"{type(error).__name__}: {error}"
+            problems.append(
+                BadImage(
+                    chunk.start + i, chunk.paths[i], "damaged", words, "Restore the file from its source"
+                )
+            )
     with path.open("r+b", buffering=0) as file:
         file.seek(chunk.start * pixels[0].nbytes)
         left = memoryview(pixels.reshape(-1))  # type: ignore[arg-type]  # numpy's stubs before Python 3.12
@@ -132,6 +156,7 @@ def decode_all(images: ImageSet, work: Work) -> Generator[Decoded]:
     Raises:
         OSError: the file cannot be written.
         DataError: a helper process died.
+
     """
     n = len(images)
     step = max(1, CHUNK // (work.channels * math.prod(work.size)))
@@ -162,15 +187,15 @@ def decode_all(images: ImageSet, work: Work) -> Generator[Decoded]:
 
 def _read_chunk(images: ImageSet, work: Work, rows: range) -> Chunk:
     paths = images.paths[rows.start : rows.stop]
-    contents: list[Content | Problem] = []
+    contents: list[Content | BadImage] = []
     for row, path in zip(rows, paths, strict=True):
         try:
             contents.append(images.read(row))
         except OSError as error:
             remedy = "Restore the file or its permissions"
-            contents.append(Problem(path, "unreadable", error.strerror or str(error), remedy))
+            contents.append(BadImage(row, path, "unreadable", error.strerror or str(error), remedy))
         except BadImageError as error:
-            contents.append(Problem(path, error.kind, error.detail, error.remedy))
+            contents.append(BadImage(row, path, error.kind, error.detail, error.remedy))
     return Chunk(work, rows.start, paths, contents)
 
 

@@ -10,14 +10,16 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from eke.data.images import Progress, content_id
+from eke.data.images import content_id
 from eke.data.rows import Rows
 from eke.data.trees import Stamp
-from eke.errors import EkeError
+from eke.errors import DataError, EkeError
 from eke.files import write_atomic
+from eke.progress import Progress
 
 EMPTY = content_id(b"")
 """The id of a file without bytes."""
+UNREADABLE = "unreadable: "
 CHUNK = 256
 """Rows that one thread reads and hashes at a time."""
 SETTLED_NS = 2 * 10**9
@@ -36,6 +38,9 @@ def ids_of(rows: Rows, source: str, progress: Progress) -> list[str]:
         rows: what to name.
         source: where the rows come from; names the file that remembers.
         progress: shows the hashing.
+
+    Returns:
+        One id per row; UNREADABLE and the reason where a row cannot be read.
     """
     if rows.stamps is None:
         return _hash(rows, range(len(rows.paths)), progress)
@@ -45,20 +50,26 @@ def ids_of(rows: Rows, source: str, progress: Progress) -> list[str]:
     todo = [row for row, key in enumerate(keys) if key not in remembered]
     if todo:
         settled = time.time_ns() - SETTLED_NS
-        for row, name in zip(todo, _hash(rows, todo, progress), strict=True):
-            remembered[keys[row]] = bytes.fromhex(name)
-        lasting = [row for row, stamp in enumerate(rows.stamps) if stamp.changed_ns < settled]
-        _save(file, {keys[row]: remembered[keys[row]] for row in lasting})
+        found = dict(zip(todo, _hash(rows, todo, progress), strict=True))
+        good = {
+            keys[row]: bytes.fromhex(name) for row, name in found.items() if not name.startswith(UNREADABLE)
+        }
+        remembered.update(good)
+        lasting = [keys[row] for row, stamp in enumerate(rows.stamps) if stamp.changed_ns < settled]
+        _save(file, {key: remembered[key] for key in lasting if key in remembered})
+        return [remembered[key].hex() if key in remembered else found[row] for row, key in enumerate(keys)]
     return [remembered[key].hex() for key in keys]
 
 
 def _key(path: str, stamp: Stamp) -> bytes:
-    return blake2b(f"{path}\0{stamp.size}\0{stamp.changed_ns}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    return blake2b(
+        f"{path}\0{stamp.size}\0{stamp.changed_ns}".encode("utf-8", "surrogateescape"), digest_size=16
+    ).digest()
 
 
 def _hash(rows: Rows, todo: Sequence[int], progress: Progress) -> list[str]:
     def name(chunk: Sequence[int]) -> list[str]:
-        return [content_id(rows.contents.read(row)) for row in chunk]
+        return [_name(rows, row) for row in chunk]
 
     chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
     ids: list[str] = []
@@ -67,6 +78,13 @@ def _hash(rows: Rows, todo: Sequence[int], progress: Progress) -> list[str]:
             ids += named
             advance(len(named))
     return ids
+
+
+def _name(rows: Rows, row: int) -> str:
+    try:
+        return content_id(rows.contents.read(row))
+    except DataError as error:
+        return f"{UNREADABLE}{error}"
 
 
 def _load(file: Path) -> dict[bytes, bytes]:

@@ -1,8 +1,7 @@
 """The value that every other part speaks of: images with identities, labels, groups and declared splits."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -10,19 +9,11 @@ from typing import Protocol
 import numpy as np
 
 from eke.errors import DataError, did_you_mean
+from eke.progress import Progress as Progress
+from eke.progress import silent as silent
 
 Content = bytes | np.ndarray
 """One image as its source holds it: an encoded file, or an array (H, W[, C])."""
-
-Advance = Callable[[int], object]
-Progress = Callable[[str, int], AbstractContextManager[Advance]]
-"""`with progress("hashing", n) as advance: ... advance(1)`."""
-
-
-@contextmanager
-def silent(label: str, total: int) -> Iterator[Advance]:
-    """Show no progress."""
-    yield lambda n: None
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,6 @@ def read_tree(tree: Tree, group_level: bool) -> Rows:
     return layout.read(tree, group_level)
 
 
-def _tops(tree: Tree) -> set[str]:
-    return {name.split("/", 1)[0].lower() for name in tree.names if "/" in name}
-
-
 def _is_voc(tree: Tree, group_level: bool) -> bool:
     folders = {PurePosixPath(name).name for name in tree.folders}
     return {"JPEGImages", "Annotations"} <= folders
@@ -57,8 +53,8 @@ def _is_clips(tree: Tree, group_level: bool) -> bool:
 def _refuse(what: str, instead: str) -> Callable[[Tree, bool], Rows]:
     def read(tree: Tree, group_level: bool) -> Rows:
         raise DataError(
-            f"{tree.path} is {what}, which eke cannot read yet. It reads class folders, a folder with labels.csv, "
-            f"CSV, TSV, Parquet and JSONL tables, image parquet, and zips of these. {instead}"
+            f"{tree.path} is {what}, which eke cannot read yet. It reads class folders, a folder with "
+            f"labels.csv, CSV, TSV, Parquet and JSONL tables, image parquet, and zips of these. {instead}"
         )
 
     return read
@@ -70,7 +66,9 @@ def _has_table(tree: Tree, group_level: bool) -> bool:
 
 def _table_name(tree: Tree) -> str | None:
     """Return the table that says where images and labels are; the files at the top decide."""
-    tables = [name for name in tree.names if "/" not in name and is_table(name) and not _holds_images(tree, name)]
+    tables = [
+        name for name in tree.names if "/" not in name and is_table(name) and not _holds_images(tree, name)
+    ]
     named = [name for name in tables if PurePosixPath(name).stem.lower() in LABEL_TABLES]
     if len(named) > 1:
         raise DataError(f"{tree.path} has several tables of labels: {', '.join(named)}. Keep one.")
@@ -93,8 +91,8 @@ def _read_table(tree: Tree, group_level: bool) -> Rows:
     name = _table_name(tree)
     assert name is not None
     table = read_table(tree.read(name), name)
-    known = {_composed(image): image for image in tree.names if is_image(image)}
-    found = [known.get(_composed(path)) for path in table_paths(table, name)]
+    known = {composed(image): image for image in tree.names if is_image(image)}
+    found = [known.get(composed(path)) for path in table_paths(table, name)]
     problems = _missing(table, name, found)
     kept = [row for row, image in enumerate(found) if image is not None]
     named = [image for image in found if image is not None]
@@ -143,7 +141,7 @@ def missing_problem(path: str, table: str) -> Problem:
     return Problem(path, "missing", f"named by {table}, but there is no such image", f"Correct {table}")
 
 
-def _composed(path: str) -> str:
+def composed(path: str) -> str:
     """Return a path in composed Unicode: some systems store é as two characters, tables rarely do."""
     return unicodedata.normalize("NFC", path)
 
@@ -189,7 +187,7 @@ def _is_parquets(tree: Tree, group_level: bool) -> bool:
 
 
 def _read_parquets(tree: Tree, group_level: bool) -> Rows:
-    """Join the image parquets of a folder, as the Hugging Face hub cuts sets into shards; names give the split."""
+    """Join image parquets, as the Hugging Face hub cuts sets into shards; their names give the split."""
     parts: list[Rows] = []
     for name in tree.names:
         file = _parquet_file(tree, name) if name.lower().endswith(".parquet") else None
@@ -200,7 +198,9 @@ def _read_parquets(tree: Tree, group_level: bool) -> Rows:
             part.split = part.split or [SPLITS.get(word, "")] * len(part.paths)
             parts.append(part)
     if not parts:
-        raise DataError(f"{tree.path} holds Parquet files, but none has a column of images. Name a table by its path.")
+        raise DataError(
+            f"{tree.path} holds Parquet files, but none has a column of images. Name a table by its path."
+        )
     return join_rows(parts)
 
 
@@ -239,7 +239,9 @@ def _read_folders(tree: Tree, depth: int, group_level: bool) -> Rows:
     """Read class folders that lie `depth` folders down; images above or in `unlabeled/` have no label."""
     paths = [name for name in tree.names if is_image(name)]
     if not paths:
-        raise DataError(f"{tree.path} holds no image (endings such as .jpg, .png, .tif) and no table. Check the path.")
+        raise DataError(
+            f"{tree.path} holds no image (endings such as .jpg, .png, .tif) and no table. Check the path."
+        )
     words, split, groups = [], [], []
     for path in paths:
         *folders, _ = path.split("/")
@@ -267,7 +269,12 @@ def _ignored(tree: Tree, used: set[str]) -> list[Problem]:
     first = {PurePosixPath(name).suffix.lower() or "none": name for name in reversed(others)}
     remedy = "Give images an ending such as .jpg or .png; nothing to do if these are none"
     return [
-        Problem(first[ending], "ignored", f"{count} file(s) with the ending {ending} are no images by name", remedy)
+        Problem(
+            first[ending],
+            "ignored",
+            f"{count} file(s) with the ending {ending} are no images by name",
+            remedy,
+        )
         for ending, count in sorted(endings.items())
     ]
 
@@ -280,13 +287,18 @@ LAYOUTS = (
     Layout(
         "PASCAL VOC",
         _is_voc,
-        _refuse("a PASCAL VOC folder (several labels per image, boxes)", "Write a CSV of path,label for one label each."),
+        _refuse(
+            "a PASCAL VOC folder (several labels per image, boxes)",
+            "Write a CSV of path,label for one label each.",
+        ),
     ),
     Layout(
         "clips",
         _is_clips,
-        _refuse("a folder of clips (class/clip/frame_000.jpg)", "To train on its frames, each clip a group that no "
-                "split tears apart, set data.group_level=true."),
+        _refuse(
+            "a folder of clips (class/clip/frame_000.jpg)",
+            "To train on its frames, each clip a group that no split tears apart, set data.group_level=true.",
+        ),
     ),
     Layout("table", _has_table, _read_table),
     Layout("image parquets", _is_parquets, _read_parquets),

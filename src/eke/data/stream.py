@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from eke import collectives
+from eke.augment.draws import take
 from eke.augment.geometry import View
-from eke.augment.draws import take, to
 from eke.augment.presets import PRESETS, Preset
 from eke.data.cache import Pixels
 from eke.errors import ConfigError, DataError, did_you_mean
@@ -66,6 +66,7 @@ class Stream:
     Raises:
         ConfigError: a preset is unknown, or the batch cannot be shared evenly among the processes.
         DataError: a pool that the plan needs is empty.
+
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Stream:
         views = {}
         for name, preset in presets.items():
             draws = preset.draw(size, channels, source_size, rng(self.seed, step, f"{side}_{name}"))
-            views[name] = preset.apply(images, to(take(draws, start, start + len(index)), self.device))
+            views[name] = preset.apply(images, take(draws, start, start + len(index)))
         return index, views
 
     def _positions(self, side: str, n: int, first: int, count: int) -> Tensor:

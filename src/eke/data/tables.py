@@ -77,7 +77,9 @@ def _from_jsonl(text: str, name: str) -> Table:
         except ValueError as error:
             raise DataError(f"{name}, line {number} is not JSON: {error}.") from None
         if not isinstance(entry, dict):
-            raise DataError(f'{name}, line {number} must look like {{"path": ..., "label": ...}}, not {line[:40]!r}.')
+            raise DataError(
+                f'{name}, line {number} must look like {{"path": ..., "label": ...}}, not {line[:40]!r}.'
+            )
         entries.append({key.lower(): value for key, value in entry.items()})
     columns = dict.fromkeys(key for entry in entries for key in entry)
     return {column: [entry.get(column) for entry in entries] for column in columns}
@@ -108,10 +110,14 @@ def column_of(table: Table, wanted: Sequence[str], name: str) -> Sequence[Any]:
     for column in wanted:
         if column in table:
             return table[column]
-    raise DataError(f"{name} has no column {wanted[0]!r}. {did_you_mean(wanted[0], table) if table else 'It is empty.'}")
+    raise DataError(
+        f"{name} has no column {wanted[0]!r}. {did_you_mean(wanted[0], table) if table else 'It is empty.'}"
+    )
 
 
-def split_and_groups(table: Table, paths: Sequence[str], name: str) -> tuple[list[str] | None, list[str] | None]:
+def split_and_groups(
+    table: Table, paths: Sequence[str], name: str
+) -> tuple[list[str] | None, list[str] | None]:
     """Return the columns `split` and `group`, None where they are missing or empty."""
     split = [known_split(word, name) for word in table.get("split", ())]
     groups = [as_word(word) for word in table.get("group", ())]
@@ -171,5 +177,7 @@ def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
 def _named(values: Sequence[Any], names: Sequence[str], file: str) -> list[str]:
     outside = {value for value in set(values) if value is not None and not -1 <= value < len(names)}
     if outside:
-        raise DataError(f"{file} has the label {min(outside)}, but declares {len(names)} classes. Correct its metadata.")
+        raise DataError(
+            f"{file} has the label {min(outside)}, but declares {len(names)} classes. Correct its metadata."
+        )
     return ["" if value is None or value == -1 else names[value] for value in values]

@@ -11,13 +11,14 @@ from typing import NamedTuple
 from eke.data.contents import FileContents, ZipContents
 from eke.errors import DataError
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .tga .avif".split()
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga", ".avif"),
 )
 MAX_MEMBER = 4 * 2**30
 """Largest declared size of one member of a zip."""
 MAX_RATE, FREE_BYTES = 100, 2**30
-"""A zip may declare FREE_BYTES plus MAX_RATE times its own size; photos hardly shrink, a bomb declares more."""
+"""A zip may declare FREE_BYTES plus MAX_RATE times its size; photos hardly shrink; a bomb declares more."""
 
 
 class Stamp(NamedTuple):
@@ -96,7 +97,7 @@ def open_zip(path: Path) -> Tree:
     """List a zip.
 
     Raises:
-        DataError: it is no zip, a member points outside or is a link, or the declared sizes are those of a bomb.
+        DataError: it is no zip, a member points outside or is a link, or declares the size of a bomb.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -135,20 +136,12 @@ def _refuse_bombs(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
     allowed = FREE_BYTES + MAX_RATE * path.stat().st_size
     if declared > allowed or largest > MAX_MEMBER:
         raise DataError(
-            f"{path} would unpack to {declared / 2**30:.1f} GiB (largest member {largest / 2**30:.1f} GiB), from "
-            f"{path.stat().st_size / 2**20:.1f} MiB: refused as a zip bomb. If you trust it, unpack it and name the folder."
+            f"{path} ({path.stat().st_size / 2**20:.1f} MiB) would unpack to {declared / 2**30:.1f} GiB, its "
+            f"largest member to {largest / 2**30:.1f} GiB: refused as a zip bomb. If you trust it, unpack it."
         )
 
 
 def _common_folder(names: Sequence[str]) -> str:
-    """Return the one folder that all members lie in, with its slash; "" where there is none.
-
-    A folder with images in it is a class and stays; only a folder that holds other folders or a table is left out.
-    """
+    """Return the one folder that all members lie in, with its slash; "" where there is none."""
     tops = {name.split("/", 1)[0] for name in names}
-    if len(tops) != 1 or any("/" not in name for name in names):
-        return ""
-    top = tops.pop() + "/"
-    inside = [name[len(top) :] for name in names if name != top]
-    only_images = all("/" not in name and is_image(name) for name in inside)
-    return "" if only_images else top
+    return f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in names) else ""

@@ -56,7 +56,7 @@ def cross_entropy_of_kept(logits: Tensor, target: Tensor, keep: Tensor) -> Tenso
     Both sums run over the global batch. Each process returns its share times the number of processes, so that
     the mean over processes is the global loss.
 
-    Source: UDA (arXiv:1904.12848, section 2.4, eq. 5).
+    Source: UDA (arXiv:1904.12848), training signal annealing.
 
     Args:
         logits: (N, K).
@@ -72,7 +72,7 @@ def squared_error(logits: Tensor, target_probs: Tensor) -> Tensor:
 
     It is bounded, so a wrong guess does less harm than under cross entropy.
 
-    Source: MixMatch (arXiv:1905.02249, eq. 4); Mean Teacher (arXiv:1703.01780, eq. 1).
+    Source: MixMatch (arXiv:1905.02249, eq. 4); Mean Teacher (arXiv:1703.01780), consistency cost.
 
     Args:
         logits: (N, K).
@@ -84,7 +84,7 @@ def squared_error(logits: Tensor, target_probs: Tensor) -> Tensor:
 def kl_divergence(logits: Tensor, target_probs: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over all N images of weight * KL(q || p) = weight * sum_c q_c (log q_c - log p_c).
 
-    Source: UDA (arXiv:1904.12848, eq. 1).
+    Source: UDA (arXiv:1904.12848), consistency loss.
 
     Args:
         logits: (N, K), p = softmax(logits).

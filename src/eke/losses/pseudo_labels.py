@@ -59,7 +59,8 @@ def sharpen(probs: Tensor, temperature: float) -> Tensor:
 def align_distribution(probs: Tensor, mean: Tensor, target: Tensor | float) -> Tensor:
     """Move predictions toward a wanted class distribution: norm(p * target / mean), without gradient.
 
-    Source: ReMixMatch (arXiv:1911.09785, section 3.1); uniform target: SoftMatch (arXiv:2301.10921, eq. 9).
+    Source: ReMixMatch (arXiv:1911.09785), distribution alignment; SoftMatch (arXiv:2301.10921), uniform
+    alignment.
 
     Args:
         probs: (N, K) probabilities.

@@ -14,7 +14,7 @@ def flexible_thresholds(selected_label: Tensor, n_classes: int, tau: float, warm
     beta(c) = sigma(c) / max(max_c sigma, n_unselected), where sigma(c) counts the unlabeled images whose last
     confident prediction was c. Before any image is selected every threshold is 0.
 
-    Source: FlexMatch (arXiv:2110.08263, eq. 5, 7, 11 and 12).
+    Source: FlexMatch (arXiv:2110.08263), curriculum pseudo labeling with warm-up and convex mapping.
 
     Args:
         selected_label: (n_unlabeled,) int64: each image's last confident prediction, -1 where there is none.
@@ -53,7 +53,7 @@ def latest_labels(selected_label: Tensor, index: Tensor, label: Tensor, confiden
 def self_adaptive_thresholds(tau: Tensor, mean_probs: Tensor) -> Tensor:
     """Scale a global threshold by how often each class is predicted: tau * p(c) / max_c p.
 
-    Source: FreeMatch (arXiv:2205.07246, eq. 8).
+    Source: FreeMatch (arXiv:2205.07246), self-adaptive local threshold.
 
     Args:
         tau: scalar, the running mean confidence.
@@ -71,7 +71,7 @@ def fairness(logits: Tensor, mask: Tensor, mean_probs: Tensor, label_rates: Tens
     p_s is the mean prediction over the trusted images of the GLOBAL batch and h_s the rates of their
     predicted classes; a class that none of them has counts 0 in b. Without a trusted image the loss is 0.
 
-    Source: FreeMatch (arXiv:2205.07246, eq. 9 to 11).
+    Source: FreeMatch (arXiv:2205.07246), self-adaptive fairness.
 
     Args:
         logits: (U, K) of the strong views; the only input that gets a gradient.
@@ -108,7 +108,7 @@ def _normalized(values: Tensor) -> Tensor:
 def truncated_gaussian(confidence: Tensor, mean: Tensor, variance: Tensor, n_sigma: float) -> Tensor:
     """Weight of an image by its confidence: exp(-min(confidence - mean, 0)^2 / (2 variance / n_sigma^2)).
 
-    Source: SoftMatch (arXiv:2301.10921, eq. 7).
+    Source: SoftMatch (arXiv:2301.10921), truncated Gaussian weighting.
 
     Args:
         confidence: (U,).

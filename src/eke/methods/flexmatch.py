@@ -1,9 +1,9 @@
 """FlexMatch (Zhang et al. 2021, arXiv:2110.08263): FixMatch with lower thresholds for classes learned slowly.
 
     q_b      = softmax(f(weak u_b)), without gradient;  y^_b = argmax q_b
-    sigma(c) = number of unlabeled images whose last prediction with max q >= tau was c          eq. 5
-    beta(c)  = sigma(c) / max(max_c sigma, number of images never selected)                      eq. 11
-    tau(c)   = tau beta(c) / (2 - beta(c))                                                       eq. 7, 12
+    sigma(c) = number of unlabeled images whose last prediction with max q >= tau was c
+    beta(c)  = sigma(c) / max(max_c sigma, number of images never selected)          threshold warm-up
+    tau(c)   = tau beta(c) / (2 - beta(c))                                           convex mapping
     loss_u   = mean_b [max q_b >= tau(y^_b)] CE(y^_b, f(strong u_b))
     loss     = loss_x + lambda_u loss_u
 
@@ -42,7 +42,7 @@ class FlexMatchConfig(Options):
     lambda_u: float = Field(1.0, ge=0)
     """Weight of the unlabeled loss."""
     threshold_warmup: bool = True
-    """Keep thresholds low while most images were never predicted with confidence (eq. 11)."""
+    """Keep thresholds low while most images were never predicted with confidence."""
 
 
 class FlexMatch(nn.Module):

@@ -1,12 +1,12 @@
 """FreeMatch (Wang et al. 2023, arXiv:2205.07246): thresholds that follow the network's own confidence.
 
     q_b    = softmax(f(weak u_b)), without gradient;  y^_b = argmax q_b
-    tau_t  = m tau_{t-1} + (1 - m) mean_b max q_b,               tau_0  = 1/K    eq. 5
-    p_t(c) = m p_{t-1}(c) + (1 - m) mean_b q_b(c),               p_0(c) = 1/K    eq. 6
+    tau_t  = m tau_{t-1} + (1 - m) mean_b max q_b,               tau_0  = 1/K    global threshold
+    p_t(c) = m p_{t-1}(c) + (1 - m) mean_b q_b(c),               p_0(c) = 1/K
     h_t(c) = m h_{t-1}(c) + (1 - m) mean_b [y^_b = c],           h_0(c) = 1/K
-    tau_t(c) = tau_t p_t(c) / max_c p_t                                          eq. 8
+    tau_t(c) = tau_t p_t(c) / max_c p_t                                          local thresholds
     loss_u = mean_b [max q_b >= tau_t(y^_b)] CE(y^_b, f(strong u_b))
-    loss_f = sum_c a_c log b_c, a = norm(p_t / h_t), b = norm(p_s / h_s) of the trusted strong views
+    loss_f = sum_c a_c log b_c, a = norm(p_t / h_t), b = norm(p_s / h_s) of trusted strong views  fairness
     loss   = loss_x + lambda_u loss_u + lambda_f loss_f
 
 | paper | here | | paper | here |

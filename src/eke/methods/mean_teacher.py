@@ -1,7 +1,7 @@
 """Mean Teacher (Tarvainen and Valpola 2017, arXiv:1703.01780): follow the average of one's own past weights.
 
-    theta'_t = m theta'_{t-1} + (1 - m) theta_t                                         eq. 2
-    loss_u   = mean_{b,c} (softmax(f(u_b, view 1; theta'))_c - softmax(f(u_b, view 2; theta))_c)^2   eq. 1
+    theta'_t = m theta'_{t-1} + (1 - m) theta_t
+    loss_u   = mean_{b,c} (softmax(f(u_b, view 1; theta'))_c - softmax(f(u_b, view 2; theta))_c)^2
     loss     = loss_x + w(t) lambda_u loss_u,  w(t) = min(1, t / (ramp_rate steps))
 
 The gradient flows through the student (theta, second view) only. The teacher is updated at the beginning of a

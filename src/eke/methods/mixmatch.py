@@ -2,7 +2,7 @@
 
     q_b     = sharpen(mean of softmax(f(u_b)) over 2 weak views, T), without gradient          eq. 6, 7
     lambda  ~ Beta(alpha, alpha) for each image, lambda' = max(lambda, 1 - lambda)             eq. 8, 9
-    X', U'  = mixup of (X, U, U) with a random order of all of them, shares lambda'            eq. 10 to 13
+    X', U'  = mixup of (X, U, U) with a random order of all of them, shares lambda'            eq. 10, 11
     loss_x  = mean over X' of CE(p, f(x))                                                      eq. 3
     loss_u  = mean over U' and classes of (q - softmax(f(u)))^2                                eq. 4
     loss    = loss_x + w(t) lambda_u loss_u,  w(t) = min(1, t / (ramp_rate steps))

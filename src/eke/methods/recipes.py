@@ -1,4 +1,7 @@
-"""Shared option values that several papers train with; a method's `recipe` names one of them."""
+"""Shared option values that several papers train with; a method's `recipe` names one of them.
+
+The papers' 2^20 steps are not among them: how long a run may take is the user's choice.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +18,6 @@ CIFAR_SGD: Mapping[str, Any] = {
         "warmup_steps": 0,
         "ema_decay": 0.999,
     },
-    "steps": 2**20,
 }
 """FixMatch (arXiv:2001.07685, section 4 and appendix B) for CIFAR-10; its successors keep it."""
 
@@ -30,6 +32,5 @@ CIFAR_ADAM: Mapping[str, Any] = {
         "warmup_steps": 0,
         "ema_decay": 0.999,
     },
-    "steps": 2**20,
 }
 """MixMatch (arXiv:1905.02249, section 4.1) and its authors' baselines (google-research/mixmatch)."""

@@ -1,9 +1,9 @@
 """UDA (Xie et al. 2020, arXiv:1904.12848): strong views match the sharpened prediction on weak views.
 
     q_b    = softmax(f(weak u_b)), without gradient;  s_b = softmax(f(weak u_b) / temperature)
-    loss_u = mean_b [max q_b >= tau] KL(s_b || softmax(f(strong u_b)))           section 2 and 2.2
+    loss_u = mean_b [max q_b >= tau] KL(s_b || softmax(f(strong u_b)))           masking and sharpening
     eta_t  = 1/K + alpha_t (1 - 1/K)                                             training signal annealing
-    loss_x = sum_b [p(y_b) <= eta_t] CE(y_b, f(x_b)) / number kept           (with annealing; else the mean)
+    loss_x = sum_b [p(y_b) <= eta_t] CE(y_b, f(x_b)) / number kept               (with annealing; else mean)
     loss   = loss_x + lambda_u loss_u
 
 alpha_t of the annealing, with r = step / steps: linear r, exp e^(5 (r - 1)), log 1 - e^(-5 r).

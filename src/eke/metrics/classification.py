@@ -22,6 +22,9 @@ N_BINS = 15
 """Equal-width confidence bins of the calibration error (Guo et al. 2017)."""
 
 
+_SHARE = (0.0, 1.0)
+
+
 class ClassScores(NamedTuple):
     """Figures per class, each (K,). NaN where a figure has no denominator."""
 
@@ -128,14 +131,14 @@ def reliability(probs: ArrayLike, labels: ArrayLike, n_bins: int = N_BINS) -> Re
 def accuracy_parts(probs: ArrayLike, labels: ArrayLike) -> PerImage:
     """Take the accuracy apart into per-image hits."""
     p, y = _checked(probs, labels)
-    return per_image_mean(p.argmax(1) == y)
+    return per_image_mean(p.argmax(1) == y, _SHARE)
 
 
 def negative_log_likelihood_parts(probs: ArrayLike, labels: ArrayLike) -> PerImage:
     """Take the negative log likelihood apart into its per-image terms."""
     p, y = _checked(probs, labels)
     floor = np.finfo(np.float32).tiny
-    return per_image_mean(-np.log(np.maximum(p[np.arange(len(y)), y], floor)))
+    return per_image_mean(-np.log(np.maximum(p[np.arange(len(y)), y], floor)), (0.0, np.inf))
 
 
 def macro_f1_parts(probs: ArrayLike, labels: ArrayLike) -> PerImage:
@@ -157,7 +160,7 @@ def macro_f1_parts(probs: ArrayLike, labels: ArrayLike) -> PerImage:
         f1 = _ratio(2 * sums[:, :k], sums[:, k:])
         return np.nanmean(f1, axis=1)  # every image has a label, so no row is all NaN
 
-    return PerImage(columns, combine)
+    return PerImage(columns, combine, _SHARE)
 
 
 def calibration_parts(probs: ArrayLike, labels: ArrayLike, n_bins: int = N_BINS) -> PerImage:
@@ -167,7 +170,7 @@ def calibration_parts(probs: ArrayLike, labels: ArrayLike, n_bins: int = N_BINS)
     n = len(y)
     columns = np.zeros((n, n_bins))
     columns[np.arange(n), bins] = confidence - (p.argmax(1) == y)
-    return PerImage(columns, lambda sums: np.abs(sums).sum(1) / n)
+    return PerImage(columns, lambda sums: np.abs(sums).sum(1) / n, _SHARE)
 
 
 def calibration_interval(
@@ -182,17 +185,17 @@ def calibration_interval(
     """Return the calibration error with an interval that covers `level` at least, for calibrated models too.
 
     Absolute values make the measured error too large, by the noise of the bins, and a resample doubles that
-    noise: the plain percentile interval of a calibrated model lies wholly above the truth. So only the high
-    end is the percentile's. The low end is the measured error less the distance that noise alone can explain:
-    the quantile of sum |resampled bin - bin|, never too small by the triangle inequality. It is cautious
-    (about 1.7 times the percentile's width) and reaches 0 where the model may be calibrated.
+    noise: a calibrated model's resamples lie wholly above the truth. So only the high end is the ordinary
+    bootstrap's. The low end is the measured error less the distance that noise alone can explain: the
+    quantile of sum |resampled bin - bin|, never too small by the triangle inequality. It is cautious and
+    reaches 0 where the model may be calibrated.
     """
     parts = calibration_parts(probs, labels, n_bins)
     observed, n = parts.columns.sum(0), len(parts.columns)
     noise = PerImage(parts.columns, lambda sums: np.abs(sums - observed).sum(1) / n)
     plain = bootstrap(parts, level=level, n_resamples=n_resamples, seed=seed)
     distance = bootstrap(noise, level=level, n_resamples=n_resamples, seed=seed).high
-    return Interval(plain.value, max(0.0, plain.value - distance), max(plain.value, plain.high))
+    return Interval(plain.value, max(0.0, plain.value - distance), plain.high)
 
 
 # ------------------------------------------------------------------ what the functions share

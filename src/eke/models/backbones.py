@@ -13,7 +13,7 @@ from eke.errors import CheckpointError, ConfigError, did_you_mean
 from eke.models.network import ModelOptions, Network
 from eke.models.resnet import ResNet20, resnet
 from eke.models.small import Cnn8, LeNet, Small
-from eke.models.tap import Layout
+from eke.models.tap import Layout, similar_layer
 from eke.models.weights import read_weights
 from eke.models.wide_resnet import WideResNet
 from eke.randomness import mixed_seed
@@ -128,7 +128,7 @@ def from_module(
     if head is not None:
         names = [name for name, _ in module.named_modules() if name]
         if head not in names:
-            raise ConfigError(f"The module has no layer {head!r}. {did_you_mean(head, names)}")
+            raise ConfigError(f"The module has no layer {head!r}. {similar_layer(head, names)}")
         module.set_submodule(head, nn.Identity())
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(mixed_seed(seed, 0, "network"))

@@ -11,11 +11,11 @@ from eke.errors import ConfigError
 class Ema(nn.Module):
     """A copy of a module whose parameters follow the original's slowly; its buffers are the original's.
 
-    After each step average <- d * average + (1 - d) * parameter, and batch-norm statistics are copied, as the code
-    of FixMatch and CoMatch does. There d is `decay` from the first step on; here it is
-    min(decay, (1 + step) / (10 + step)), the rule of TensorFlow's moving average, because a run of a few hundred
-    steps would otherwise be evaluated with mostly its random start. From step 9,000 on, 0.999 is the same.
-    `module` is the copy; it has no gradients and stays in eval mode.
+    After each step average <- d * average + (1 - d) * parameter, and batch-norm statistics are copied, as the
+    code of FixMatch and CoMatch does. There d is `decay` from the first step on; here it is
+    min(decay, (1 + step) / (10 + step)), the rule of TensorFlow's moving average, because a run of a few
+    hundred steps would otherwise be evaluated with mostly its random start. From step 9,000 on, 0.999 is the
+    same. `module` is the copy; it has no gradients and stays in eval mode.
 
     Args:
         module: the network that is trained; it is copied, not held.

@@ -45,7 +45,7 @@ class Network(nn.Module):
     Mean and standard deviation are buffers, so that saved weights know how their images are normalized.
 
     Args:
-        body: maps normalized images (N, C, H, W) to (N, D).
+        body: maps normalized images (N, C, H, W) to (N, D), or to maps (N, D, h, w), which are averaged.
         head: maps (N, D) to (N, K), usually a `Linear`; `Identity` for a network without classes.
         mean: one number for each channel that the body reads, in units of [0, 1] images.
         std: likewise; positive.
@@ -93,6 +93,8 @@ class Network(nn.Module):
         normalized = self.normalize(images)
         with tapped(self.body, taps, normalized.shape, self.layout) as features:
             embedding = self.body(normalized)
+        if embedding.ndim > 2:
+            embedding = embedding.flatten(2).mean(2)
         return Outputs(self.head(self.dropout(embedding)), embedding, features)
 
     def normalize(self, images: Tensor) -> Tensor:

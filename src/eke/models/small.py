@@ -8,12 +8,9 @@ from eke.errors import ConfigError
 
 
 def _stage(inputs: int, outputs: int, pool: bool) -> nn.Sequential:
-    return nn.Sequential(
-        nn.MaxPool2d(2) if pool else nn.Identity(),
-        nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    )
+    convolution = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)
+    unit = [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*([nn.MaxPool2d(2)] if pool else []), *unit)
 
 
 class Small(nn.Module):

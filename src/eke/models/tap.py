@@ -6,8 +6,9 @@ ResNet-18, 17 of 67 modules lose their output that way.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import torch
@@ -75,7 +76,7 @@ def tapped(
     try:
         for name in found:
             if name not in modules:
-                raise ConfigError(f"The network has no layer {name!r}. {did_you_mean(name, modules)}")
+                raise ConfigError(f"The network has no layer {name!r}. {similar_layer(name, modules)}")
             handles.append(modules[name].register_forward_hook(recorder(name)))
         yield features
     finally:
@@ -118,10 +119,21 @@ def find_layers(body: nn.Module, images: Tensor, layout: Layout) -> list[str]:
     return [name for name, good in found.items() if good == [True]]
 
 
+def similar_layer(name: str, layers: Iterable[str]) -> str:
+    """Say which of `layers` was meant, or list the outermost: a network may have hundreds."""
+    layers = list(layers)
+    near = get_close_matches(name, layers)
+    return did_you_mean(name, near or [layer for layer in layers if "." not in layer])
+
+
 def _take(module: nn.Module, output: Any, images: torch.Size, layout: Layout) -> tuple[Tensor, Tensor] | str:
     """Return (the map to keep, what the body goes on with, made of the map), or what is wrong."""
     if not isinstance(output, Tensor):
         return f"gives a {type(output).__name__}, not a tensor"
+    if (
+        torch.is_grad_enabled() and not output.requires_grad
+    ):  # below the first trained layer, or in an average
+        output = output.detach().requires_grad_()
     first = isinstance(module, _CHANNELS_FIRST)
     tokens = layout.prefix_tokens is not None and not first
     if tokens and output.ndim == 3 and len(output) == images[0]:

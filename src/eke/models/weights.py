@@ -1,6 +1,7 @@
 """Reading files of weights without running code from them."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -22,7 +23,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about unusual pickles, which are refused or read all the same
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"Cannot read the weights {path}: {error.strerror or error}.") from None
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:

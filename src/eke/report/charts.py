@@ -1,7 +1,7 @@
 """Charts as small inline SVG that follow the page's colors, light or dark, and keep their text as text.
 
-Matplotlib draws with placeholder colors; afterwards these become `currentColor` and the CSS variables --grid and
---series-1 ... --series-6, and every id gets a prefix of its own, because all charts share one document.
+Matplotlib draws with placeholder colors; afterwards these become `currentColor` and the CSS variables --grid
+and --series-1 ... --series-6, and every id gets a prefix of its own, because all charts share one document.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _CSS = {_INK: "currentColor", _GRID: "var(--grid)"} | {
 }
 _DASHES: list[tuple[float, ...]] = [(), (6, 2.5), (2, 2), (8, 2, 2, 2)]
 _MAX_POINTS = 300  # of one curve: more than a chart of this width can show
-_WIDTH = 540  # pixels at scale 1; the page scales charts down to 460 and lets them scroll below that
+_WIDTH = 460  # pixels at scale 1; the page scales charts between 360 and 640
 _NAME_LENGTH = 26  # letters of a name that fit beside a bar
 
 
@@ -62,6 +62,7 @@ class Chart(NamedTuple):
     svg: str
     alt: str
     keys: tuple[Key, ...] = ()
+    kind: str = "chart"
 
 
 def learning_curves(title: str, curves: Sequence[Curve], *, rate: bool) -> Chart:
@@ -138,12 +139,12 @@ def interval_bars(title: str, rows: Sequence[tuple[str, Interval]]) -> Chart:
 
 
 def reliability_diagram(title: str, table: Reliability) -> Chart:
-    """Draw accuracy against confidence per bin, the diagonal of perfect calibration, and the images per bin."""
+    """Draw accuracy against confidence per bin, the diagonal of perfect calibration, and images per bin."""
     full = table.n_images > 0
     centers, width = (table.low + table.high) / 2, table.high[0] - table.low[0]
 
     def draw(figure: Any) -> None:
-        axes = _axes(figure, left=52, right=18, top=12, bottom=108)
+        axes = _axes(figure, left=52, right=18, top=12, bottom=112)
         axes.plot([0, 1], [0, 1], color=_INK, lw=1, dashes=(4, 3))
         axes.bar(centers[full], table.accuracy[full], width * 0.9, color=_SERIES[0], alpha=0.4, lw=0)
         axes.plot(table.confidence[full], table.accuracy[full], "o", color=_SERIES[0], ms=5)
@@ -161,9 +162,10 @@ def reliability_diagram(title: str, table: Reliability) -> Chart:
 
     worst = int(np.nanargmax(np.abs(table.accuracy - table.confidence)))
     alt = (
-        f"{title}: accuracy against confidence in {len(centers)} bins, {int(full.sum())} of them with images. "
-        f"The widest gap is in {_number(table.low[worst], True)} to {_number(table.high[worst], True)}: mean "
-        f"confidence {_number(table.confidence[worst], True)}, accuracy {_number(table.accuracy[worst], True)}."
+        f"{title}: accuracy against confidence in {len(centers)} bins, {int(full.sum())} with images. "
+        f"The widest gap is in {_number(table.low[worst], True)} to {_number(table.high[worst], True)}: "
+        f"mean confidence {_number(table.confidence[worst], True)}, "
+        f"accuracy {_number(table.accuracy[worst], True)}."
     )
     return Chart(title, _svg(draw, 320, alt), alt)
 
@@ -171,7 +173,7 @@ def reliability_diagram(title: str, table: Reliability) -> Chart:
 def distribution_bars(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, NDArray[np.float64]]]
 ) -> Chart:
-    """Draw the shares (K,) of several distributions over the same classes side by side, one group per class."""
+    """Draw the shares (K,) of several distributions over the same classes, one group of bars per class."""
     n, k = len(series), len(classes)
     thick = 0.76 / n
 
@@ -200,7 +202,7 @@ def _svg(draw: Callable[[Any], None], height: int, alt: str) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings: dict[str, Any] = {
+    settings: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "eke", "text.parse_math": False, "font.size": 11.5,
         "axes.unicode_minus": True, "path.simplify": True,
     }  # fmt: skip
@@ -265,11 +267,12 @@ def _columns(text: str) -> int:
 
 def _short(name: str) -> str:
     line = " ".join(name.split())
+    head, tail = line[: math.ceil(len(line) / 2)], line[math.ceil(len(line) / 2) :]
     if _columns(line) <= _NAME_LENGTH:
         return line
-    while _columns(line) >= _NAME_LENGTH:
-        line = line[:-1]
-    return line + "…"
+    while _columns(head + tail) >= _NAME_LENGTH:  # from the middle: numbered names differ at their ends
+        head, tail = head[:-1], tail[1:] if len(tail) >= len(head) else tail
+    return f"{head}…{tail}"
 
 
 def _percent(axis: Any) -> None:

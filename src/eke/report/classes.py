@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from eke.metrics.classification import class_scores
 from eke.metrics.statistics import wilson
-from eke.report.page import Block, Cell, Heatmap, Table, Text
+from eke.report.page import Block, Cell, Heatmap, Row, Table, Text
 from eke.report.words import count, ends, percent
 
 _WHOLE_MATRIX = 25  # classes up to which the whole matrix is readable
 _WORST_CLASSES = 15  # in the matrix of the worst, beyond that
+_BESIDE = 10  # classes up to which the matrix fits beside the worst pairs
 _PAIRS = 15
 _ROWS = 25  # of the per-class table before the rest is folded
 
@@ -24,41 +25,47 @@ def class_blocks(confusion: NDArray[np.int64], classes: Sequence[str], level: fl
         classes: K names.
         level: confidence level of the intervals of recall.
     """
-    return [
-        *_worst_pairs(confusion, classes),
-        _matrix(confusion, classes),
-        _per_class(confusion, classes, level),
-    ]
+    matrix, table = _matrix(confusion, classes), _per_class(confusion, classes, level)
+    pairs = _worst_pairs(confusion, classes)
+    return [Row([pairs, matrix]), table] if len(matrix.names) <= _BESIDE else [pairs, matrix, table]
 
 
-def _worst_pairs(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[Block]:
+def _pairs(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (P,2) label and prediction of all confusions that occurred, the most frequent first."""
     errors = confusion - np.diag(np.diag(confusion))
-    n_pairs = int((errors > 0).sum())
-    if not n_pairs:
-        return [Text("No image was taken for another class.")]
-    order = np.argsort(-errors, axis=None, kind="stable")[: min(_PAIRS, n_pairs)]
+    order = np.argsort(-errors, axis=None, kind="stable")[: int((errors > 0).sum())]
+    return np.stack(np.unravel_index(order, errors.shape), axis=1)
+
+
+def _worst_pairs(confusion: NDArray[np.int64], classes: Sequence[str]) -> Table | Text:
+    pairs = _pairs(confusion)
+    if not len(pairs):
+        return Text("No image was taken for another class.")
     totals = confusion.sum(1)
     rows = [
-        [classes[i], classes[j], f"{errors[i, j]:,}", f"{percent(errors[i, j] / totals[i])} of {totals[i]:,}"]
-        for i, j in zip(*np.unravel_index(order, errors.shape), strict=True)
+        [
+            classes[i],
+            classes[j],
+            f"{confusion[i, j]:,}",
+            f"{percent(confusion[i, j] / totals[i])} of {totals[i]:,}",
+        ]
+        for i, j in pairs[:_PAIRS]
     ]
-    left = f"; {count(n_pairs - len(rows), 'further pair')} not shown" if n_pairs > len(rows) else ""
+    left = f"; {count(len(pairs) - len(rows), 'further pair')} not shown" if len(pairs) > len(rows) else ""
     caption = f"What was taken for what most often{left}"
-    return [Table(caption, ["Label", "Taken for", "Images", "Share of the label"], rows, n_text=2, n_shown=8)]
+    return Table(caption, ["Label", "Taken for", "Images", "Share of the label"], rows, n_text=2, n_shown=10)
 
 
 def _matrix(confusion: NDArray[np.int64], classes: Sequence[str]) -> Heatmap:
     totals = confusion.sum(1)
     if len(classes) <= _WHOLE_MATRIX:
-        return Heatmap(
-            "Confusion matrix: rows are labels, columns are predictions", classes, confusion, totals
-        )
-    errors = confusion - np.diag(np.diag(confusion))
-    involved = errors.sum(0) + errors.sum(1)
-    worst = np.sort(np.argsort(-involved, kind="stable")[:_WORST_CLASSES])
+        caption = "Confusion matrix: a row is a label, a column a prediction"
+        return Heatmap(caption, classes, confusion, totals)
+    pairs = _pairs(confusion)
+    worst = np.sort(list(dict.fromkeys(pairs.ravel().tolist()))[:_WORST_CLASSES]).astype(np.int64)
     return Heatmap(
-        f"Confusion matrix of the {len(worst)} classes with most errors, of {len(classes):,}: rows are labels, "
-        "columns are predictions",
+        f"Confusion matrix of {len(worst)} of {len(classes):,} classes, those most often confused: a row is "
+        "a label, a column a prediction",
         [classes[i] for i in worst],
         confusion[np.ix_(worst, worst)],
         totals[worst],

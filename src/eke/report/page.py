@@ -1,7 +1,8 @@
 """One HTML file that opens anywhere, offline, in light and dark: blocks in, a page out.
 
-A page is a plain value. What a run or a comparison says is decided in `run.py` and `compare.py`; how a table, a
-chart or a row of pictures looks is decided in `page.html` and `page.css`. Everything is escaped there.
+A page is a plain value. What a run or a comparison says is decided in `run.py` and `compare.py`; how a table,
+a chart or a row of pictures looks is decided in `page.html`, `blocks.html` and `page.css`, and everything is
+escaped there.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ class Cell(NamedTuple):
 
     text: str
     detail: str = ""
-    """A second, quieter line: an interval, a path."""
+    """Quieter lines under it, parted by line ends: an interval, a p-value."""
     tone: Tone = ""
     bar: float | None = None
     """In [0, 1]: a bar behind the figure."""
@@ -77,7 +78,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """A square matrix of counts, row = what is, column = what it was taken for; shaded by the share of the row."""
+    """A square matrix of counts, row = label, column = prediction; shaded by the share of the row."""
 
     caption: str
     names: Sequence[str]
@@ -85,6 +86,11 @@ class Heatmap:
     row_totals: NDArray[np.int64]
     """(K,) what a full row adds up to; more than the row's sum where columns were left out."""
     kind: ClassVar[str] = "heatmap"
+
+    @property
+    def upright(self) -> bool:
+        """Whether the names are short enough to stand upright over their columns."""
+        return max(map(len, self.names)) <= 4
 
     @property
     def rows(self) -> list[tuple[str, list[tuple[int, float]]]]:
@@ -136,14 +142,14 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Charts:
-    """Charts that stand side by side where there is room."""
+class Row:
+    """Blocks that stand side by side where there is room, and below each other where there is not."""
 
-    charts: Sequence[Chart]
-    kind: ClassVar[str] = "charts"
+    blocks: Sequence["Block"]
+    kind: ClassVar[str] = "row"
 
 
-Block: TypeAlias = Text | Code | Table | Heatmap | Gallery | Sheet | Charts
+Block: TypeAlias = Text | Code | Table | Heatmap | Gallery | Sheet | Chart | Row
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def p_value(p: float) -> str:
 
 
 def ends(interval: Interval, *, signed: bool = False) -> str:
-    """Print the ends of an interval of a rate or of a difference of rates; nothing where they are not finite."""
+    """Print the ends of an interval of rates or of their differences; nothing where they are not finite."""
     if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return ""
     if signed:
@@ -50,7 +50,8 @@ def rate_cell(interval: Interval | None) -> Cell:
 def verdict(paired: Paired, *, higher_is_better: bool, p: float, alpha: float) -> Tone:
     """Say whether a difference is for the better, for the worse, or cannot be told.
 
-    It cannot be told where the interval contains 0, or where `p` (adjusted, if there were several) is above `alpha`.
+    It cannot be told where the interval contains 0, or where `p` (adjusted, where there are several) is above
+    `alpha`.
     """
     if not paired.decided or p > alpha:
         return "unsure"
@@ -76,7 +77,7 @@ def difference_cell(
         return Cell("\N{EN DASH}")
     shown = paired.p if p is None else p
     tone = verdict(paired, higher_is_better=higher_is_better, p=math.nan if p is None else p, alpha=1 - level)
-    detail = ", ".join(part for part in (ends(paired.interval, signed=True), p_value(shown)) if part)
+    detail = "\n".join(part for part in (ends(paired.interval, signed=True), p_value(shown)) if part)
     return Cell(
         f"{points(paired.interval.value)} · {VERDICT_WORDS[tone]}", detail or "no interval from one run", tone
     )

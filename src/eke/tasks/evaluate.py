@@ -13,7 +13,7 @@ from eke.engine.predict import Predictions, predict_probs
 from eke.engine.processes import choose_device
 from eke.tasks.measure import METRICS, labeled_only, measure
 from eke.tasks.prepare import cache_problems, open_cache
-from eke.tasks.progress import Progress, silent
+from eke.progress import Progress, silent
 
 
 def predict_source(

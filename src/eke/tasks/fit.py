@@ -20,7 +20,7 @@ from eke.models.ema import Ema
 from eke.tasks.measure import METRICS, difference
 from eke.tasks.options import FitOptions, budget_seconds
 from eke.tasks.prepare import Material, prepare
-from eke.tasks.progress import Progress, silent
+from eke.progress import Progress, silent
 from eke.tasks.report import write_report
 from eke.tasks.train import make_method, train
 
@@ -219,16 +219,21 @@ def baseline_options(options: FitOptions) -> FitOptions:
 def train_baseline(
     options: FitOptions, material: Material, folder: RunFolder, progress: Progress
 ) -> RunFolder | None:
-    """Train the baseline, or find it: baselines lie beside the runs, named by what determines them."""
+    """Return the run to compare with: the one named, or a supervised one with equal steps, trained or found."""
     if options.baseline not in {"auto", "none"}:
         return RunFolder(Path(options.baseline))
     if not wants_baseline(options):
         return None
-    chosen = baseline_options(options)
+    return train_baseline_of(baseline_options(options), material, folder, progress)
+
+
+def train_baseline_of(
+    chosen: FitOptions, material: Material, folder: RunFolder, progress: Progress
+) -> RunFolder:
+    """Train the supervised run `chosen` beside the run in `folder`, or find it there: its name is its options' hash."""
     determines = chosen.model_dump(mode="json", exclude={"checkpoint", "evaluate"})
     seen = {"labeled": material.split.labeled, "validation": material.split.validation, "test": material.split.test}
-    name = f"supervised-{fingerprint(merge(determines, seen))}"
-    base = RunFolder(folder.path.parent / "baselines" / name)
+    base = RunFolder(folder.path.parent / "baselines" / f"supervised-{fingerprint(merge(determines, seen))}")
     if not base.results.exists():
         if collectives.rank() == 0 and not base.exists():
             begin(base, chosen, material)

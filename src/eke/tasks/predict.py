@@ -6,7 +6,7 @@ from typing import Any
 
 from eke.files import write_atomic
 from eke.tasks.evaluate import predict_source
-from eke.tasks.progress import Progress, silent
+from eke.progress import Progress, silent
 
 
 def predict(run: Path, source: str, out: Path, progress: Progress = silent) -> dict[str, Any]:

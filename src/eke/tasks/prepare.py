@@ -11,14 +11,14 @@ from torch import Tensor
 
 from eke.data.cache import PixelCache, Pixels, build_cache, choose_channels, choose_size
 from eke.data.images import ImageSet, with_classes
-from eke.data.sources import open_images
+from eke.data.sources import open_images, with_validation
 from eke.data.splits import Split, make_split
 from eke.engine.model_files import ModelCard
 from eke.engine.predict import Predictions, predict_probs
 from eke.errors import DataError
 from eke.models.network import Network
 from eke.tasks.options import FitOptions
-from eke.tasks.progress import Progress, silent
+from eke.progress import Progress, silent
 
 STATISTICS_SAMPLE = 5000
 """Training images from which mean and standard deviation of the pixels are taken."""
@@ -82,10 +82,20 @@ def prepare(options: FitOptions, device: torch.device, progress: Progress) -> Ma
     Raises:
         DataError: the images or labels cannot be used; the message says what to do.
     """
-    images = open_images(options.source, labels=[Path(file) for file in options.labels], progress=progress)
-    tests = open_images(options.test, progress=progress) if options.test else None
-    if tests is not None:
-        tests = with_classes(tests, images.classes)
+
+    def opened(source: str, labels: tuple[str, ...] = ()) -> ImageSet:
+        return open_images(
+            source,
+            labels=[Path(file) for file in labels],
+            download=options.data.download,
+            group_level=options.data.group_level,
+            progress=progress,
+        )
+
+    images = opened(options.source, options.labels)
+    if options.data.val_source:
+        images = with_validation(images, with_classes(opened(options.data.val_source), images.classes))
+    tests = with_classes(opened(options.test), images.classes) if options.test else None
     split = make_split(images, tests, options.data, options.seed)
 
     channels = options.data.channels or choose_channels(images)

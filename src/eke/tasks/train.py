@@ -25,7 +25,7 @@ from eke.models.network import Network
 from eke.tasks.measure import measure
 from eke.tasks.options import FitOptions, method_options
 from eke.tasks.prepare import Material
-from eke.tasks.progress import Progress
+from eke.progress import Progress
 
 POOL_SAMPLE = 2000
 """Unlabeled images that are predicted at the end, for the distribution of predicted classes."""

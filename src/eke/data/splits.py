@@ -1,0 +1,320 @@
+"""Who trains, who validates, who tests: by id, stratified, never across groups, whatever the order of rows.
+
+Within a class, images are ordered by a hash of (seed, id). A budget takes the first of them; of these, a
+fixed set of places validates. So a larger budget under the same seed is a superset, on both sides.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import Field, PositiveInt, model_validator
+
+from eke.config import Options
+from eke.data.dividing import by_class, floor_rate, order_of, share_labels, take_groups, take_rate
+from eke.data.images import ImageSet
+from eke.errors import ConfigError, DataError
+from eke.files import write_json
+
+
+class DataOptions(Options):
+    """What becomes of a source: working size, budget of labels, validation, test."""
+
+    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Working size, one number or [height, width]; default: chosen from the images."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How an image of another shape is brought to the size."""
+    channels: Literal[1, 3] | None = None
+    """1 (grey) or 3; default: chosen from the images."""
+    labels_per_class: int | None = Field(None, ge=1)
+    """Use so many labels of each class, training + validation; the other images count as unlabeled."""
+    n_labels: int | None = Field(None, ge=1)
+    """Use so many labels in all, shared among the classes as they occur, at least one each."""
+    val_rate: float = Field(0.2, ge=0, le=0.9)
+    """Part of the given labels that validates: floor(n * rate) of each class. 0: no validation."""
+    val_per_class: int | None = Field(None, ge=1)
+    """Instead of val_rate: so many labels of each class validate, besides those that train; both count."""
+    val_source: str | None = None
+    """Instead of val_rate: another source, whose labeled images validate; they count too."""
+    holdout_rate: float = Field(0.0, ge=0, le=0.9)
+    """Part of the labeled images of each class that is set apart as test set, where none is named."""
+    download: bool = False
+    """Whether a torchvision set that is named (cifar10, svhn ...) may be downloaded."""
+    group_level: bool = False
+    """The folder below the class folder names the group (patient, track) that no split tears apart."""
+    unlabeled_with_labeled: bool = True
+    """Whether the unlabeled pool holds the labeled training images too, as in FixMatch."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if self.labels_per_class and self.n_labels:
+            raise ValueError("set labels_per_class or n_labels, not both")
+        if self.val_per_class and self.val_source:
+            raise ValueError("set val_per_class or val_source, not both")
+        return self
+
+    def working_size(self) -> tuple[int, int] | None:
+        """Return (H, W), or None where the images decide."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sorted ids of each part. Labeled, validation and test images share no image and no group."""
+
+    labeled: tuple[str, ...]
+    validation: tuple[str, ...]
+    unlabeled: tuple[str, ...]
+    """All training images, the labeled ones included unless the options say otherwise."""
+    test: tuple[str, ...]
+    dropped: tuple[str, ...]
+    """Images that are in no part: their equal, or one of their group, tests or validates."""
+    notes: tuple[str, ...]
+    """What a reader of the results must know: classes short of labels, images dropped."""
+
+    @property
+    def budget(self) -> int:
+        """Number of labels spent: training + validation."""
+        return len(self.labeled) + len(self.validation)
+
+    def save(self, path: Path) -> None:
+        """Write the split as JSON, atomically."""
+        write_json(path, asdict(self))
+
+
+def load_split(path: Path) -> Split:
+    """Read a saved split.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Split(**{item.name: tuple(values[item.name]) for item in fields(Split)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a split that eke saved ({error}). Start a new run.") from None
+
+
+def make_split(train: ImageSet, test: ImageSet | None, options: DataOptions, seed: int) -> Split:
+    """Divide the images of a source.
+
+    Test images are those of `test`, else the rows that the source calls test, else a stated hold-out, else
+    none. Validation images are the rows that the source calls val (`with_validation` adds those of
+    `val_source`), else `val_per_class` labels, else a part of the given labels. Rows called unlabeled lend no
+    label.
+
+    Args:
+        train: all rows of the training source.
+        test: a separate test source, its labels numbered by the classes of `train`; or None.
+        options: budget, rates.
+        seed: another seed makes another choice.
+
+    Raises:
+        DataError: no labels at all, one class only, or a class without a label to train on.
+        ConfigError: options that contradict the source or each other, or validation that would be empty.
+    """
+    division = _Division(train, test, options, seed)
+    division.require_labels(division.labeled_rows("train"))
+    division.settle_test()
+    labeled, validation = division.spend()
+    division.drop_relatives("val", "validation")
+    pool = np.flatnonzero(division.role == "train")
+    return Split(
+        labeled=division.ids(labeled),
+        validation=division.ids(validation),
+        unlabeled=division.ids(pool if options.unlabeled_with_labeled else np.setdiff1d(pool, labeled)),
+        test=division.test_ids(),
+        dropped=division.ids(np.flatnonzero(division.role == "dropped")),
+        notes=tuple(division.notes),
+    )
+
+
+class _Division:
+    """A split in the making: `role` says what each row is so far: train, val, test or dropped."""
+
+    def __init__(self, train: ImageSet, test: ImageSet | None, options: DataOptions, seed: int) -> None:
+        self.images, self.tests, self.options, self.seed = train, test, options, seed
+        self.ranks = order_of(train.ids, seed)
+        words = np.array(train.split if train.split is not None else [""] * len(train), dtype="<U9")
+        self.labels = np.where(words == "unlabeled", -1, train.labels)
+        self.role = np.where(np.isin(words, ["test", "val"]), words, "train")
+        self.notes: list[str] = []
+
+    def ids(self, rows: np.ndarray) -> tuple[str, ...]:
+        return tuple(sorted(self.images.ids[row] for row in rows.tolist()))
+
+    def labeled_rows(self, role: str) -> np.ndarray:
+        return np.flatnonzero((self.role == role) & (self.labels >= 0))
+
+    def classes_of(self, rows: np.ndarray) -> list[np.ndarray]:
+        return by_class(rows, self.labels, self.ranks, len(self.images.classes))
+
+    def require_labels(self, rows: np.ndarray) -> None:
+        """Refuse rows that no classifier can be trained on."""
+        classes, source = self.images.classes, self.images.source
+        if not len(rows):
+            raise DataError(
+                f"{source} has no labeled image to train on. Give labels by --labels FILE (CSV of "
+                f"path,label), or sort some images into class folders."
+            )
+        if len(classes) < 2:
+            raise DataError(f"{source} has one class only ({classes[0]!r}). Label images of a second one.")
+        without = np.flatnonzero(np.bincount(self.labels[rows], minlength=len(classes)) == 0)
+        if len(without):
+            raise DataError(
+                f"{source} has no label to train on for {_listed([classes[label] for label in without])}. "
+                f"Label at least one image of each class, or remove the class."
+            )
+
+    def settle_test(self) -> None:
+        """Find the test images, and drop from training what equals them or shares their group."""
+        own = self.role == "test"
+        rate = self.options.holdout_rate
+        if self.tests is None and rate and not own.any():
+            self.role[self.divide(self.labeled_rows("train"), rate)] = "test"
+            if not (self.role == "test").any():
+                raise ConfigError(
+                    f"data.holdout_rate={rate:g} holds out no image: floor(n * rate) is 0 in every class. "
+                    f"Raise it, or name a test set."
+                )
+        elif rate:
+            named = self.tests.source if self.tests else f"what {self.images.source} calls test"
+            raise ConfigError(
+                f"data.holdout_rate={rate:g} asks for a hold-out, but {named} is the test set. "
+                f"Leave one of them out."
+            )
+        if self.tests is None:
+            self.drop_relatives("test", "test")
+            return
+        name = self.tests.source
+        self.drop(own, f"are called test by {self.images.source}, but {name} was named as test set")
+        theirs = set(self.tests.ids)
+        equal = np.array([image in theirs for image in self.images.ids], dtype=bool)
+        self.drop(equal, f"are also in the test set {name}")
+        self.drop(self.in_groups(set(self.tests.groups or ())), f"share a group with the test set {name}")
+
+    def test_ids(self) -> tuple[str, ...]:
+        if self.tests is None:
+            return self.ids(self.labeled_rows("test"))
+        ids = zip(self.tests.ids, self.tests.labels.tolist(), strict=True)
+        labeled = tuple(sorted(name for name, label in ids if label >= 0))
+        if not labeled:
+            raise DataError(f"The test set {self.tests.source} has no labeled image. Label it, or name none.")
+        return labeled
+
+    def spend(self) -> tuple[np.ndarray, np.ndarray]:
+        """Choose labeled and validation rows within the budget."""
+        if (self.role == "val").any():
+            return self.spend_beside(self.labeled_rows("val"))
+        if self.options.val_source:
+            raise ConfigError(
+                f"data.val_source={self.options.val_source!r} was not joined to the training images."
+            )
+        rows = self.labeled_rows("train")
+        if self.options.val_per_class:
+            return self.spend_beside(self.last_of_each(rows, self.options.val_per_class))
+        return self.spend_within(rows, self.options.val_rate)
+
+    def spend_beside(self, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Spend the budget on training alone: validation has labels of its own."""
+        if not len(validation):
+            raise ConfigError(
+                "Validation would be empty: none of its images is labeled. Label them, or remove them."
+            )
+        self.role[validation] = "val"
+        self.drop_relatives("val", "validation")
+        rows = self.labeled_rows("train")
+        self.require_labels(rows)
+        training = self.classes_of(rows)
+        wanted = self.wanted(np.array([len(part) for part in training]))
+        return np.concatenate([part[:n] for part, n in zip(training, wanted, strict=True)]), validation
+
+    def spend_within(self, rows: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
+        """Take validation out of the budget: floor(n * rate) of n labels of a class, the rest trains."""
+        validating = self.divide(rows, rate)
+        self.require_labels(np.setdiff1d(rows, validating))
+        training, checking = self.classes_of(np.setdiff1d(rows, validating)), self.classes_of(validating)
+        wanted = self.wanted(np.array([len(a) + len(b) for a, b in zip(training, checking, strict=True)]))
+        spent = self.options.labels_per_class or self.options.n_labels
+        n_val = floor_rate(wanted, rate) if spent else np.array([len(part) for part in checking])
+        labeled = np.concatenate([part[:n] for part, n in zip(training, wanted - n_val, strict=True)])
+        validation = np.concatenate([part[:n] for part, n in zip(checking, n_val, strict=True)])
+        if rate and not len(validation):
+            raise ConfigError(
+                f"Validation would be empty: floor(n * data.val_rate={rate:g}) is 0 for every class, the largest "
+                f"n being {wanted.max()}. Give {int(np.ceil(1 / rate - 1e-9))} labels per class, set "
+                f"data.val_rate={np.ceil(100 / wanted.max()) / 100:g} or more, or set data.val_rate=0 "
+                f"(no validation: the last checkpoint is used)."
+            )
+        self.note_classes(
+            [not n for n in np.bincount(self.labels[validation], minlength=len(wanted))] if rate else [],
+            "no validation image",
+        )
+        self.role[validation] = "val"
+        return labeled, validation
+
+    def last_of_each(self, rows: np.ndarray, n: int) -> np.ndarray:
+        """Return the last n rows of each class, at most half of them: far from the first, which train."""
+        if self.images.groups is not None:
+            raise ConfigError(
+                "data.val_per_class cannot keep groups whole. Use data.val_rate or data.val_source."
+            )
+        parts = [part[len(part) - min(n, len(part) // 2) :] for part in self.classes_of(rows)]
+        self.note_classes(
+            [len(part) < n for part in parts], f"less than {n} validation images (at most half)"
+        )
+        return np.concatenate(parts)
+
+    def divide(self, rows: np.ndarray, rate: float) -> np.ndarray:
+        if self.images.groups is None:
+            return take_rate(self.classes_of(rows), rate)
+        n_classes = len(self.images.classes)
+        return take_groups(rows, self.labels, self.images.groups, self.seed, rate, n_classes)
+
+    def wanted(self, counts: np.ndarray) -> np.ndarray:
+        """Return the labels to use of each class, of those it has."""
+        per_class, total = self.options.labels_per_class, self.options.n_labels
+        if per_class is not None:
+            self.note_classes(list(counts < per_class), f"less than the {per_class} labels asked for")
+            return np.minimum(counts, per_class)
+        if total is not None and total < len(counts):
+            raise ConfigError(
+                f"data.n_labels={total} is less than the {len(counts)} classes. Each needs one label."
+            )
+        if total is not None and total > counts.sum():
+            self.notes.append(f"{total} labels were asked for, but there are {counts.sum()}.")
+        return counts if total is None else share_labels(counts, total)
+
+    def note_classes(self, affected: Sequence[bool], what: str) -> None:
+        names = [name for name, hit in zip(self.images.classes, affected, strict=False) if hit]
+        if names:
+            self.notes.append(f"{_listed(names)}: {what}.")
+
+    def in_groups(self, groups: set[str]) -> np.ndarray:
+        if self.images.groups is None or not groups:
+            return np.zeros(len(self.images), dtype=bool)
+        return np.array(
+            [group in groups and not group.startswith("alone:") for group in self.images.groups], bool
+        )
+
+    def drop_relatives(self, part: str, called: str) -> None:
+        """Drop training images (of test images: validation images, too) that share a group with a part."""
+        groups = self.images.groups
+        if groups is not None:
+            mask = self.in_groups({groups[row] for row in np.flatnonzero(self.role == part)})
+            beside = (self.role == "train") if part == "val" else (self.role != part)
+            self.drop(mask & beside, f"share a group with {called} images")
+
+    def drop(self, mask: np.ndarray, why: str) -> None:
+        mask = mask & (self.role != "dropped")
+        if mask.any():
+            self.role[mask] = "dropped"
+            self.notes.append(f"{int(mask.sum())} images {why}; they are used in no part.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return f"{shown} and {len(names) - 5} more classes" if len(names) > 5 else shown

@@ -1,0 +1,175 @@
+"""What a report says, as plain values: the tasks fill them in, `run.py` and `compare.py` lay them out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eke.metrics.classification import Reliability
+from eke.metrics.statistics import Interval, Paired
+from eke.report.charts import Curve
+from eke.report.pictures import Image
+
+Metric = Literal["accuracy", "macro_f1", "calibration_error"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The labels a person had to give."""
+
+    train: int
+    validation: int
+
+    @property
+    def total(self) -> int:
+        """Training and validation labels together: both were given."""
+        return self.train + self.validation
+
+    def in_words(self) -> str:
+        """Print "40 labels = 32 train + 8 validation"."""
+        noun = "label" if self.total == 1 else "labels"
+        return f"{self.total:,} {noun} = {self.train:,} train + {self.validation:,} validation"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One row of figures: a model, measured on the images that the report names."""
+
+    name: str
+    accuracy: Interval | None = None
+    macro_f1: Interval | None = None
+    calibration_error: Interval | None = None
+    labels: int | None = None
+    """Labels it was given, validation included."""
+    images: int | None = None
+    """Images that went through the network in training, all views counted."""
+    note: str = ""
+    """A quiet line under the name, such as "same labels, augmentation, labeled batch and steps"."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """A run minus another model, on the same images."""
+
+    against: str
+    accuracy: Paired | None = None
+    macro_f1: Paired | None = None
+    calibration_error: Paired | None = None
+
+
+@dataclass(frozen=True)
+class CurveChart:
+    """Several curves that share one chart."""
+
+    title: str
+    curves: Sequence[Curve]
+    rate: bool = False
+    """Whether the values lie in [0, 1] and are printed as percentages."""
+
+
+@dataclass(frozen=True)
+class PseudoLabelReport:
+    """What the method believed about the unlabeled images. Any part may be missing."""
+
+    steps: Sequence[float] = ()
+    mask_rate: Sequence[float] = ()
+    """Per step the share of unlabeled images that counted, in [0, 1]."""
+    accuracy: Sequence[float] = ()
+    """Per step, of the pseudo-labels that counted, the share that was right; NaN where no truth is known."""
+    shares: NDArray[np.float64] | None = None
+    """(K,) distribution of the pseudo-labels."""
+    label_shares: NDArray[np.float64] | None = None
+    """(K,) distribution of the given labels."""
+
+
+@dataclass(frozen=True)
+class ViewRow:
+    """One image as the network sees it: the same number of pictures in every row."""
+
+    name: str
+    images: Sequence[Image]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that the model was confidently wrong about."""
+
+    image: Image
+    true: str
+    predicted: str
+    confidence: float
+    path: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that was set aside, and what to do about it."""
+
+    path: str
+    kind: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything the report of a run may say; what is empty or None is left out of the page."""
+
+    title: str
+    command: str
+    method: str
+    model: str
+    classes: Sequence[str]
+    budget: Budget
+    split: Literal["test", "validation"]
+    """Which images the figures were measured on."""
+    n_images: int
+    """How many of them."""
+    run: Figures
+    baselines: Sequence[Figures] = ()
+    """The first is the supervised baseline with the same labels."""
+    differences: Sequence[Differences] = ()
+    """One per baseline that it was compared with; the first decides the headline."""
+    level: float = 0.95
+    curves: Sequence[CurveChart] = ()
+    confusion: NDArray[np.int64] | None = None
+    """(K,K) counts, row = label, column = prediction."""
+    reliability: Reliability | None = None
+    pseudo_labels: PseudoLabelReport | None = None
+    view_names: Sequence[str] = ()
+    views: Sequence[ViewRow] = ()
+    mistakes: Sequence[Mistake] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Hardware, versions, commit, seeds ... in the order they are to be printed."""
+    problems: Sequence[Problem] = ()
+    notes: Sequence[str] = ()
+    """Further sentences for the top, such as why there is no baseline."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One paired difference, `name` minus `against`."""
+
+    name: str
+    against: str
+    metric: Metric
+    paired: Paired
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """Several runs side by side; what is empty is left out of the page."""
+
+    title: str
+    command: str
+    split: Literal["test", "validation"]
+    measured: str
+    """What the intervals are over: "2,000 test images" or "5 seeds, 2,000 test images each"."""
+    rows: Sequence[Figures]
+    comparisons: Sequence[Comparison] = ()
+    """All of them are one family: Holm's correction is made here, over all."""
+    curves: Sequence[CurveChart] = ()
+    level: float = 0.95
+    environment: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()

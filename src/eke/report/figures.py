@@ -1,0 +1,57 @@
+"""Parts that the page of a run and the page of a comparison share."""
+
+from collections.abc import Mapping, Sequence
+
+from eke.report.charts import Chart, interval_bars, learning_curves
+from eke.report.content import CurveChart, Figures
+from eke.report.page import Block, Cell, Code, Row, Table, Text
+from eke.report.words import rate_cell
+
+NO_TEST_SET = Text(
+    "No test set was named, so test figures are left out. These figures are of validation images, which may "
+    "have helped to choose the model: expect somewhat less on new images. Name a test set with --test.",
+    "warning",
+)
+
+
+def figures_table(rows: Sequence[Figures], caption: str) -> Table:
+    """Put figures of several models into a table; a column that no row fills is left out."""
+    optional = {
+        "Labels": [row.labels for row in rows],
+        "Images through the network": [row.images for row in rows],
+    }
+    kept = {name: values for name, values in optional.items() if any(value is not None for value in values)}
+    cells: list[list[Cell | str]] = [
+        [
+            Cell(row.name, row.note),
+            rate_cell(row.accuracy),
+            rate_cell(row.macro_f1),
+            rate_cell(row.calibration_error),
+            *(f"{values[i]:,}" if values[i] is not None else "\N{EN DASH}" for values in kept.values()),
+        ]
+        for i, row in enumerate(rows)
+    ]
+    return Table(caption, ["Model", "Accuracy", "Macro-F1", "Calibration error", *kept], cells)
+
+
+def accuracy_chart(rows: Sequence[Figures]) -> list[Block]:
+    """Draw the accuracies with their intervals, where there are at least two to set side by side."""
+    bars = [(row.name, row.accuracy) for row in rows if row.accuracy is not None]
+    return [interval_bars("Accuracy with interval", bars)] if len(bars) > 1 else []
+
+
+def curve_charts(groups: Sequence[CurveChart]) -> list[Block]:
+    """Draw each group that has a point to show."""
+    charts: list[Chart] = []
+    for group in groups:
+        curves = [curve for curve in group.curves if len(curve.steps)]
+        if curves:
+            charts.append(learning_curves(group.title, curves, rate=group.rate))
+    return [Row(charts)] if charts else []
+
+
+def how_to_repeat(command: str, environment: Mapping[str, str]) -> list[Block]:
+    """Print the command and where it ran."""
+    rows = [[name, value] for name, value in environment.items()]
+    table: list[Block] = [Table("Where it ran", ["", ""], rows, n_text=2)] if rows else []
+    return [Code(command), *table] if command else table

@@ -1,0 +1,119 @@
+"""`eke compare`: runs side by side, their baselines with them, and every difference measured on the same images."""
+
+import shlex
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+from eke.config import parse
+from eke.engine.journal import RunFolder
+from eke.engine.predict import Predictions
+from eke.engine.processes import choose_device
+from eke.errors import ConfigError, DataError
+from eke.metrics.statistics import holm
+from eke.report.compare import compare_page
+from eke.report.content import CompareReport, Comparison, Metric
+from eke.report.page import write_page
+from eke.tasks.fit import baseline_options, train_baseline_of
+from eke.tasks.measure import difference
+from eke.tasks.options import FitOptions
+from eke.tasks.prepare import prepare
+from eke.progress import Progress, silent
+from eke.tasks.report import curves_of, figures_of, paired
+
+FAMILY: tuple[Metric, ...] = ("accuracy",)
+"""Figures whose differences are tested; a longer family would need stronger evidence for each."""
+
+
+def compare(
+    runs: list[Path], out: Path, *, equal_images: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
+    """Compare finished runs that were measured on the same images, and write a page.
+
+    Args:
+        runs: run folders; the supervised baseline of each is added once.
+        out: HTML page to write.
+        equal_images: also train (once; it is kept) a supervised baseline that sees as many images as each run.
+        progress: shows the training.
+
+    Returns:
+        rows (figures of each), differences (paired, accuracy, p corrected by Holm's method) and the page's path.
+
+    Raises:
+        ConfigError: fewer than two runs.
+        DataError: they were measured on different images.
+    """
+    named = {str(run): RunFolder(run) for run in runs}
+    for run in runs:
+        results = RunFolder(run).read(RunFolder(run).results)
+        if results.get("baseline"):
+            path = Path(results["baseline"]["run"])
+            named.setdefault(f"{path} (equal steps)", RunFolder(path))
+        if equal_images and results["method"] != "supervised":
+            folder = equal_images_baseline(run, results, progress)
+            named.setdefault(f"{folder.path} (equal images)", folder)
+    if len(named) < 2:
+        raise ConfigError("Comparing needs two runs at least. Name another run folder.")
+    results_of = {name: folder.read(folder.results) for name, folder in named.items()}
+    everywhere = all("test" in results["evaluations"] for results in results_of.values())
+    split: Literal["test", "validation"] = "test" if everywhere else "validation"
+    if any(split not in results["evaluations"] for results in results_of.values()):
+        raise DataError("These runs have no common test or validation images, so there is nothing to compare.")
+    predictions = {name: Predictions.load(folder.predictions(split)) for name, folder in named.items()}
+    pairs = [(a, b, difference(predictions[a], predictions[b])) for a, b in combinations(named, 2)]
+    comparisons = [
+        Comparison(a, b, metric, paired(compared[metric])) for a, b, compared in pairs for metric in FAMILY
+    ]
+    report = CompareReport(
+        title=f"{len(named)} runs compared",
+        command=shlex.join(["eke", "compare", *map(str, runs), "--out", str(out)]),
+        split=split,
+        measured=f"{len(next(iter(predictions.values())).labels):,} {split} images, one seed each",
+        rows=[figures_of(name, results, split, results["method"]) for name, results in results_of.items()],
+        comparisons=comparisons,
+        curves=curves_of({name: folder.lines() for name, folder in named.items()}),
+    )
+    write_page(out, compare_page(report))
+    adjusted = holm([comparison.paired.p for comparison in comparisons])
+    return {
+        "page": str(out),
+        "split": split,
+        "rows": [
+            {"run": name, **{k: r[k] for k in ("method", "labels", "steps", "images_through_network")}}
+            | {metric: r["evaluations"][split][metric] for metric in ("accuracy", "macro_f1", "calibration_error")}
+            for name, r in results_of.items()
+        ],
+        "differences": [
+            {"run": c.name, "against": c.against, **c.paired.interval._asdict(), "p_holm": float(p)}
+            for c, p in zip(comparisons, adjusted, strict=True)
+        ],
+    }
+
+
+def equal_images_baseline(run: Path, results: dict[str, Any], progress: Progress) -> RunFolder:
+    """Train or find the supervised run that puts as many images through the network as `run` did."""
+    folder = RunFolder(run)
+    options = parse(FitOptions, folder.read(folder.config))
+    material = prepare(options, choose_device(options.compute.device), progress)
+    steps = max(1, results["images_through_network"] // options.batch.labeled)
+    chosen = baseline_options(options).model_copy(update={"steps": steps})
+    return train_baseline_of(chosen, material, folder, progress)
+
+
+def render(compared: dict[str, Any]) -> str:
+    """Lay a comparison out as text."""
+    width = max(len(row["run"]) for row in compared["rows"])
+    lines = [f"{'run':<{width}}  {'labels':>6}  {'images seen':>12}  {compared['split']} accuracy"]
+    for row in compared["rows"]:
+        accuracy = "{value:.1f} [{low:.1f}, {high:.1f}] %".format(
+            **{end: 100 * row["accuracy"][end] for end in ("value", "low", "high")}
+        )
+        images = f"{row['images_through_network']:,}"
+        lines.append(f"{row['run']:<{width}}  {row['labels']['total']:>6}  {images:>12}  {accuracy}")
+    lines += ["", "Differences in accuracy (points), the same images, p corrected by Holm's method"]
+    for each in compared["differences"]:
+        value, low, high = (100 * each[end] for end in ("value", "low", "high"))
+        unsure = "  cannot tell" if low <= 0 <= high or each["p_holm"] > 0.05 else ""
+        lines.append(f"  {value:+.1f} [{low:+.1f}, {high:+.1f}]  p = {each['p_holm']:.2g}{unsure}")
+        lines.append(f"      {each['run']}  against  {each['against']}")
+    return "\n".join([*lines, "", f"page  {compared['page']}"])

@@ -1,0 +1,367 @@
+"""Presets: what they draw, and whole views against Pillow's, step by step."""
+
+import math
+
+import pytest
+import torch
+
+from eke.augment.distributions import RANDAUGMENT_OPS
+from eke.augment.draws import GEOMETRIC, Op
+from eke.augment.geometry import warp
+from eke.augment.pipeline import BLOCK, passes_of
+from eke.augment.presets import PRESETS, Draws, take, to
+
+NAMES = [name for name in PRESETS if not name.endswith("-noflip")]
+MANY = 20_000
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def levels_of(draws, op):
+    return draws.levels[draws.ops == op]
+
+
+def assert_uniform(values, kinds):
+    """Pearson's chi square below its 0.9999 quantile (Wilson and Hilferty)."""
+    counts = torch.tensor([(values == kind).sum() for kind in kinds], dtype=torch.float64)
+    assert counts.sum() == values.numel()
+    expected = values.numel() / len(kinds)
+    free = len(kinds) - 1
+    bound = free * (1 - 2 / (9 * free) + 3.72 * math.sqrt(2 / (9 * free))) ** 3
+    assert ((counts - expected) ** 2 / expected).sum() < bound
+
+
+def assert_rate(flags, rate):
+    deviation = math.sqrt(rate * (1 - rate) / flags.numel())
+    assert abs(flags.double().mean().item() - rate) < 3.9 * deviation
+
+
+# ------------------------------------------------------------------------------------------ distributions
+
+
+def test_weak_draws_every_shift_and_both_sides_equally():
+    draws = PRESETS["weak"].draw(MANY, 3, (32, 48), rng())
+    assert_uniform(draws.box[:, 0], range(-6, 7))
+    assert_uniform(draws.box[:, 1], range(-4, 5))
+    assert_rate(draws.flip, 0.5)
+    assert (draws.box[:, 2:] == torch.tensor([48, 32])).all()
+    assert draws.ops.shape == (MANY, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-noflip")])
+def test_noflip_never_flips(name):
+    assert not PRESETS[name].draw(1000, 3, (32, 32), rng()).flip.any()
+
+
+@pytest.mark.parametrize("name", ["randaugment/google", "randaugment/comatch", "randaugment/torchssl"])
+def test_randaugment_draws_14_operations_equally(name):
+    draws = PRESETS[name].draw(MANY, 3, (32, 32), rng())
+    if name == "randaugment/torchssl":
+        assert draws.ops.shape == (MANY, 3)
+        assert_uniform(draws.ops, RANDAUGMENT_OPS)
+    else:
+        # half of the slots are not applied, and one in 14 draws the identity itself
+        assert draws.ops.shape == (MANY, 2)
+        assert_rate(draws.ops == Op.IDENTITY, 0.5 + 0.5 / 14)
+        kept = draws.ops[draws.ops != Op.IDENTITY]
+        assert_uniform(kept, [op for op in RANDAUGMENT_OPS if op != Op.IDENTITY])
+        pairs = (draws.ops[:, 0] != Op.IDENTITY) & (draws.ops[:, 1] != Op.IDENTITY)
+        assert_rate(pairs, (0.5 - 0.5 / 14) ** 2)
+
+
+def test_google_levels_are_the_sources():
+    draws = PRESETS["randaugment/google"].draw(MANY, 3, (32, 32), rng())
+    of_ten = range(1, 10)
+    expected = {
+        Op.ROTATE: [sign * int(level * 30 / 10) for level in of_ten for sign in (-1, 1)],
+        Op.SHEAR_X: [sign * level * 0.3 / 10 for level in of_ten for sign in (-1, 1)],
+        Op.TRANSLATE_X: [sign * int(level * 10 / 10) for level in of_ten for sign in (-1, 1)],
+        Op.TRANSLATE_Y: [sign * int(level * 10 / 10) for level in of_ten for sign in (-1, 1)],
+        Op.SOLARIZE: [256 - int(level * 256 / 10) for level in of_ten],
+        Op.COLOR: [level * 1.8 / 10 + 0.1 for level in of_ten],
+        Op.SHARPNESS: [level * 1.8 / 10 + 0.1 for level in of_ten],
+    }
+    for op, kinds in expected.items():
+        assert_uniform((levels_of(draws, op) * 1000).round(), [round(kind * 1000) for kind in kinds])
+    bits = levels_of(draws, Op.POSTERIZE)
+    assert sorted(set(bits.tolist())) == sorted({4 - int(level * 4 / 10) for level in of_ten})
+
+
+def test_pixel_levels_follow_the_size():
+    draws = PRESETS["randaugment/google"].draw(MANY, 3, (96, 64), rng())
+    assert levels_of(draws, Op.TRANSLATE_X).abs().max() == 18
+    assert levels_of(draws, Op.TRANSLATE_Y).abs().max() == 27
+
+
+def test_comatch_levels_are_the_highest():
+    draws = PRESETS["randaugment/comatch"].draw(MANY, 3, (32, 32), rng())
+    for op, level in {
+        Op.ROTATE: 30,
+        Op.SHEAR_X: 0.3,
+        Op.SHEAR_Y: 0.3,
+        Op.TRANSLATE_X: 10,
+        Op.TRANSLATE_Y: 10,
+    }.items():
+        assert_uniform(levels_of(draws, op), [-level, level])
+    for op, level in {Op.SOLARIZE: 256, Op.POSTERIZE: 4, Op.COLOR: 1.9, Op.CONTRAST: 1.9}.items():
+        assert (levels_of(draws, op) == level).all()
+
+
+def test_torchssl_levels_are_uniform_in_their_ranges():
+    draws = PRESETS["randaugment/torchssl"].draw(MANY, 3, (32, 32), rng())
+    ranges = {
+        Op.ROTATE: (-30, 30),
+        Op.SHEAR_Y: (-0.3, 0.3),
+        Op.TRANSLATE_X: (-9.6, 9.6),
+        Op.SOLARIZE: (0, 256),
+    }
+    for op, (low, high) in {**ranges, Op.BRIGHTNESS: (0.05, 0.95), Op.SHARPNESS: (0.05, 0.95)}.items():
+        assert_uniform(((levels_of(draws, op) - low) / (high - low) * 10).floor(), range(10))
+    assert_uniform(levels_of(draws, Op.POSTERIZE), [4, 5, 6, 7])
+
+
+def test_jitter_draws_all_orders_and_ranges():
+    draws = PRESETS["simclr"].draw(MANY, 3, (32, 32), rng())
+    jittered = draws.ops[:, 0] != Op.IDENTITY
+    assert_rate(jittered, 0.8)
+    assert_rate(draws.ops[:, 4] == Op.GRAYSCALE, 0.2)
+    four = draws.ops[jittered][:, :4]
+    assert (four.sort(1).values == torch.tensor(sorted((Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR, Op.HUE)))).all()
+    code = (four * torch.tensor([1000, 100, 10, 1])).sum(1)
+    assert_uniform(code, code.unique().tolist())
+    assert len(code.unique()) == 24
+    assert_uniform(((levels_of(draws, Op.BRIGHTNESS) - 0.6) / 0.8 * 10).floor(), range(10))
+    assert_uniform(((levels_of(draws, Op.HUE) + 0.1) / 0.2 * 10).floor(), range(10))
+
+
+def test_resized_crops_are_torchvisions_distribution():
+    from torchvision.transforms import RandomResizedCrop
+
+    size = (40, 24)
+    ours = PRESETS["simclr"].draw(3000, 3, size, rng()).box.double()
+    image = torch.empty(3, *size)
+    theirs = [RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
+    theirs = torch.tensor(theirs, dtype=torch.float64)[:, [1, 0, 3, 2]]
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, :2] + ours[:, 2:] <= torch.tensor([24, 40])).all()
+    for column in range(4):
+        grid = torch.arange(0, 41)
+        below = [(values[:, column, None] <= grid).double().mean(0) for values in (ours, theirs)]
+        # Kolmogorov and Smirnov, two samples, at 0.0001
+        assert (below[0] - below[1]).abs().max() < 2.23 * math.sqrt(2 / 3000)
+
+
+def test_resized_crops_fall_back_to_the_center():
+    box = PRESETS["simclr"].draw(500, 3, (4, 400), rng()).box
+    assert (box == torch.tensor([197, 0, 5, 4])).all(1).any()
+    assert (box[:, 3] <= 4).all()
+
+
+def test_crop_rotate_jitter_keeps_three_quarters_and_turns_by_quarters():
+    draws = PRESETS["crop-rotate-jitter"].draw(MANY, 3, (32, 20), rng())
+    assert_uniform(draws.box[:, 2], range(15, 21))
+    assert_uniform(draws.box[:, 3], range(24, 33))
+    assert (draws.box[:, :2] >= 0).all()
+    assert (draws.box[:, :2] + draws.box[:, 2:] <= torch.tensor([20, 32])).all()
+    assert_uniform(draws.levels[:, 0], [0, 90, 180, 270])
+    assert (draws.ops[:, 0] == Op.ROTATE).all()
+
+
+def test_holes():
+    google = PRESETS["randaugment/google"].draw(MANY, 3, (32, 32), rng()).hole
+    # the center is uniform, so the right and lower edges are too, until they are clipped
+    assert_uniform(google[google[:, 0] > 0][:, 0], range(1, 24))
+    assert (google[:, 2:] - google[:, :2]).max() == 16
+    assert (google[:, 2:] - google[:, :2]).min() == 8
+    torchssl = PRESETS["randaugment/torchssl"].draw(MANY, 3, (32, 32), rng()).hole
+    side = (torchssl[:, 2:] - torchssl[:, :2])[(torchssl[:, :2] > 0).all(1) & (torchssl[:, 2:] < 32).all(1)]
+    assert side.max() <= 17
+    assert (side[:, 0] - side[:, 1]).abs().max() <= 1
+    assert torchssl.min() >= 0
+    assert torchssl.max() <= 32
+
+
+def test_one_channel_draws_no_operation_on_color():
+    for name in NAMES:
+        colored, grey = (PRESETS[name].draw(500, channels, (28, 28), rng()) for channels in (3, 1))
+        assert not torch.isin(grey.ops, torch.tensor((Op.COLOR, Op.GRAYSCALE, Op.HUE))).any()
+        assert torch.equal(grey.levels, colored.levels)
+    with pytest.raises(ValueError, match="1 or 3 channels, not 4"):
+        PRESETS["weak"].draw(1, 4, (28, 28), rng())
+
+
+# -------------------------------------------------------------------------------------------------- views
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_views_equal_pillow_step_by_step(name, pictures, pillow):
+    preset = PRESETS[name]
+    images = pictures.repeat(6, 1, 1, 1)
+    n, channels, height, width = images.shape
+    draws = preset.draw(n, channels, (height, width), rng(4))
+    view = preset.apply(images, draws)
+    ours = (view.pixels * 255).round().int()
+    theirs = torch.stack([pillow.view(images[row], draws, row, preset) for row in range(n)]).int()
+    off = (ours - theirs).abs().amax(1)
+    several = torch.zeros(n, dtype=torch.bool)
+    for slot in range(draws.ops.shape[1]):
+        several |= (passes_of(draws.ops) == slot + 1).sum(1) > 1
+    apart = off[~several]
+    assert len(apart) >= 60
+    # one resampling: the same picture, but for rare roundings, which a later operation may stretch
+    assert (apart > 0).float().mean() < (0.01 if preset.interpolation == "bilinear" else 1e-4)
+    # several geometric operations resampled at once, not one after the other: other neighbors are picked
+    assert (off[several] > 8).float().mean() < 0.35 or not several.any()
+
+
+@pytest.mark.parametrize("name", ["randaugment/google", "randaugment/torchssl", "randaugment/comatch"])
+def test_fill_of_several_transforms_is_where_pillow_has_it(name, pillow):
+    preset = PRESETS[name]
+    draws = preset.draw(6000, 3, (32, 32), rng(2))
+    moves = (draws.ops >= GEOMETRIC.start) & (draws.ops < GEOMETRIC.stop)
+    draws = Draws(*(part[moves.sum(1) > 1][:150] for part in draws))
+    draws = draws._replace(hole=torch.zeros_like(draws.hole))
+    n = len(draws.ops)
+    white = torch.full((n, 3, 32, 32), 255, dtype=torch.uint8)
+    draws = draws._replace(ops=torch.where(draws.ops < GEOMETRIC.stop, draws.ops, int(Op.IDENTITY)))
+    ours = preset.apply(white, draws).pixels[:, 0] > 0.9
+    theirs = torch.stack([pillow.view(white[row], draws, row, preset)[0] for row in range(n)]) > 229
+    assert (ours != theirs).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_geometry_of_a_view_cuts_the_image_as_the_view_shows_it(name):
+    preset = PRESETS[name]
+    n, size = 60, (32, 40)
+    y, x = torch.meshgrid(torch.linspace(20, 230, 32), torch.linspace(40, 200, 40), indexing="ij")
+    images = torch.stack((x, y, x / 2 + y / 2)).to(torch.uint8).expand(n, 3, *size).contiguous()
+    draws = preset.draw(n, 3, size, rng(8))
+    moves = (draws.ops >= GEOMETRIC.start) & (draws.ops < GEOMETRIC.stop)
+    view = preset.apply(images, draws._replace(ops=torch.where(moves, draws.ops, int(Op.IDENTITY))))
+    warped, inside = warp(images.float(), view.geometry)
+    off = (warped - view.pixels * 255).abs().amax(1)
+    assert view.valid.float().mean() > 0.4
+    assert not (view.valid & ~inside).float().mean() > 0.001
+    # nearest is up to a whole pixel from the true place of a ramp of 6.8 grey levels a pixel, cropping included
+    assert off[view.valid].max() < 10
+    assert off[view.valid].mean() < 3
+    # and the map of an attention grid moves with it: a ramp along x comes out as the source's x
+    ramp = torch.arange(40.0).add(0.5).expand(n, 8, 40)[:, :, 2::5] / 40
+    moved, known = warp(ramp, view.geometry)
+    rows = torch.stack(torch.meshgrid(torch.arange(8) + 0.5, torch.arange(8) + 0.5, indexing="ij")[::-1], -1)
+    at = (rows * torch.tensor([5.0, 4.0])) @ view.geometry.matrix[:, None, :, :2].mT
+    at = (at + view.geometry.matrix[:, None, None, :, 2])[..., 0] / 40
+    inner = known & (at > 0.07) & (at < 0.93)
+    assert torch.allclose(moved[inner], at[inner], atol=1e-4)
+
+
+def test_valid_is_what_came_from_the_image():
+    """Slow reference: follow every pixel back through hole, transform and frame."""
+    preset = PRESETS["randaugment/torchssl"]
+    size = (20, 24)
+    draws = preset.draw(40, 3, size, rng(9))
+    view = preset.apply(torch.zeros(40, 3, *size, dtype=torch.uint8), draws)
+    borderline = 0
+    for row in range(40):
+        left, top, right, bottom = draws.hole[row].tolist()
+        chain = [draws.matrices[row, slot].tolist() for slot in reversed(range(3))]
+        for i in range(size[0]):
+            for j in range(size[1]):
+                x, y = j + 0.5, i + 0.5
+                shown = not (top <= i < bottom and left <= j < right)
+                edge = 1.0
+                for a, b in chain:
+                    x, y = a[0] * x + a[1] * y + a[2], b[0] * x + b[1] * y + b[2]
+                    shown = shown and 0 <= x < size[1] and 0 <= y < size[0]
+                    edge = min(edge, abs(x), abs(y), abs(x - size[1]), abs(y - size[0]))
+                # the pixel of the frame that it shows
+                x = math.floor(x) if not draws.flip[row] else size[1] - 1 - math.floor(x)
+                x, y = x + draws.box[row, 0].item(), math.floor(y) + draws.box[row, 1].item()
+                shown = shown and 0 <= x < size[1] and 0 <= y < size[0]
+                if bool(view.valid[row, i, j]) != shown:
+                    borderline += 1
+    # three transforms in two passes look the frame's validity up at whole pixels in between
+    assert borderline < 0.005 * 40 * size[0] * size[1]
+
+
+def test_a_slice_of_the_global_draws_makes_a_slice_of_the_views(pictures):
+    n, channels, height, width = pictures.shape
+    for name in NAMES:
+        preset = PRESETS[name]
+        draws = preset.draw(n, channels, (height, width), rng(3))
+        whole = preset.apply(pictures, draws)
+        for start in (0, n // 2):
+            stop = start + n // 2
+            part = preset.apply(pictures[start:stop], to(take(draws, start, stop), "cpu"))
+            assert torch.equal(part.pixels, whole.pixels[start:stop])
+            assert torch.equal(part.valid, whole.valid[start:stop])
+            assert torch.equal(part.geometry.matrix, whole.geometry.matrix[start:stop])
+
+
+def test_blocks_do_not_show(monkeypatch):
+    images = torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8)
+    preset = PRESETS["randaugment/torchssl"]
+    draws = preset.draw(50, 3, (32, 32), rng())
+    assert images.numel() < BLOCK
+    whole = preset.apply(images, draws)
+    monkeypatch.setattr("eke.augment.pipeline.BLOCK", 7 * 3072)
+    blocks = preset.apply(images, draws)
+    assert torch.equal(whole.pixels, blocks.pixels)
+    assert torch.equal(whole.valid, blocks.valid)
+
+
+def test_draws_depend_on_the_generator_alone():
+    for name in NAMES:
+        first, again, other = (PRESETS[name].draw(20, 3, (32, 32), rng(seed)) for seed in (1, 1, 2))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        assert name == "none" or not torch.equal(first.box, other.box)
+
+
+def test_images_are_left_as_they_were():
+    for name in NAMES:
+        images = torch.randint(0, 256, (30, 3, 16, 16), dtype=torch.uint8)
+        before = images.clone()
+        PRESETS[name].apply(images, PRESETS[name].draw(30, 3, (16, 16), rng()))
+        assert torch.equal(images, before)
+
+
+def test_no_images_give_no_views():
+    for name in NAMES:
+        view = PRESETS[name].apply(
+            torch.empty(0, 3, 8, 8, dtype=torch.uint8), PRESETS[name].draw(0, 3, (8, 8), rng())
+        )
+        assert view.pixels.shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("ops", "expected"),
+    [
+        ([Op.ROTATE, Op.SHEAR_X], [1, 1]),
+        ([Op.ROTATE, Op.COLOR], [1, 0]),
+        ([Op.COLOR, Op.ROTATE], [0, 1]),
+        ([Op.ROTATE, Op.COLOR, Op.SHEAR_X], [1, 0, 2]),
+        ([Op.COLOR, Op.ROTATE, Op.SHEAR_X], [0, 1, 1]),
+        ([Op.COLOR, Op.HUE, Op.SHEAR_X], [0, 0, 2]),
+        ([Op.ROTATE, Op.IDENTITY, Op.SHEAR_X], [1, 0, 1]),
+        ([Op.ROTATE], [1]),
+    ],
+)
+def test_geometric_neighbors_share_a_transform(ops, expected):
+    assert passes_of(torch.tensor([ops])).tolist() == [expected]
+
+
+@pytest.mark.gpu
+def test_cuda_makes_the_same_views():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    for name in NAMES:
+        preset = PRESETS[name]
+        draws = preset.draw(64, 3, (32, 32), rng())
+        here, there = preset.apply(images, draws), preset.apply(images.cuda(), to(draws, "cuda"))
+        off = (here.pixels - there.pixels.cpu()).abs() * 255
+        assert (off > 0.5).float().mean() < (0.01 if preset.interpolation == "bilinear" else 1e-4)
+        assert torch.equal(here.valid, there.valid.cpu())
+        assert torch.equal(here.geometry.matrix, there.geometry.matrix.cpu())
