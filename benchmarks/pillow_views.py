@@ -101,7 +101,12 @@ def pillow_view(preset: str, side: int) -> Callable[[Image.Image], Tensor]:
     """Return a transform of one square image of `side` pixels to a float tensor (C, side, side)."""
     if preset == "simclr":
         jitter = T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
-        steps = [T.RandomResizedCrop(side, scale=(0.2, 1)), T.RandomHorizontalFlip(), jitter, T.RandomGrayscale(0.2)]
+        steps = [
+            T.RandomResizedCrop(side, scale=(0.2, 1)),
+            T.RandomHorizontalFlip(),
+            jitter,
+            T.RandomGrayscale(0.2),
+        ]
     else:
         steps = [T.RandomHorizontalFlip(), T.RandomCrop(side, padding=side // 8, padding_mode="reflect")]
     if preset.startswith("randaugment/"):

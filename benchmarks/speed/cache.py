@@ -97,9 +97,7 @@ def read_batches(path: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=100_000, help="images in the cache")
     parser.add_argument("--data", type=Path, default=SHARED / "cifar10-train.parquet", help="photographs")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

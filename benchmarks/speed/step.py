@@ -56,7 +56,6 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="fixmatch")
@@ -73,12 +72,16 @@ def main():
     given = parser.parse_args()
 
     device = choose_device(given.device)
-    compute = ComputeOptions(
-        precision=given.precision, channels_last=given.channels_last, compile=given.compile
-    )
+    compute = ComputeOptions(precision=given.precision, channels_last=given.channels_last, compile=given.compile)
     pool = torch.randint(0, 256, (50_000, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     network = build_network(
-        ModelOptions(name=given.model), n_classes=10, channels=3, size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, seed=0
+        ModelOptions(name=given.model),
+        n_classes=10,
+        channels=3,
+        size=(32, 32),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        seed=0,
     )
     prepare_network(network, compute, device)
     kind = METHODS[given.method]

@@ -23,7 +23,7 @@ from PIL import Image
 from eke.augment.presets import PRESETS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pillow_views import make_views, pillow_view  # noqa: E402
+from pillow_views import make_views, pillow_view
 
 NAMES = ("weak", "randaugment/google", "randaugment/torchssl", "randaugment/comatch", "simclr")
 TARGETS = {("randaugment/google", 32): 12.0, ("randaugment/google", 224): 1.5}

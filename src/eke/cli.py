@@ -36,6 +36,10 @@ Test = Annotated[
     str | None,
     typer.Option("--test", metavar="SOURCE", help="Labeled test images, read once, at the end."),
 ]
+Labels = Annotated[
+    list[Path] | None,
+    typer.Option("--labels", help="CSV with path (or id) and label. Repeatable; later files win."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of split, weights, batches and views.")]
 Set = Annotated[
     list[str] | None,
@@ -59,47 +63,59 @@ def demo(
 def doctor(
     data: Data,
     test: Test = None,
+    labels: Labels = None,
     run: Annotated[Path | None, typer.Option("--run", help="A trained run: names labels that look wrong.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a data set and what is wrong with it, before any training."""
-    from eke.tasks.doctor import examine, render
+    from dataclasses import asdict
 
-    diagnosis = examine(data, test=test, run=run, progress=_progress())
-    _print_json(diagnosis) if as_json else print(render(diagnosis))
+    from eke.tasks.diagnosis import render
+    from eke.tasks.doctor import diagnose
+    from eke.tasks.evaluate import predict_source
+
+    progress = _progress()
+    predictions = predict_source(run, data, progress, labeled=True)[0] if run else None
+    diagnosis = diagnose(data, test, labels=labels or [], predictions=predictions, progress=progress)
+    _print_json(asdict(diagnosis)) if as_json else print(render(diagnosis))
 
 
 @app.command()
 def fit(
     data: Data,
-    method: Annotated[str, typer.Option("--method", help="Training method; `eke methods` lists them.")] = "fixmatch",
-    test: Test = None,
-    labels: Annotated[
-        list[Path] | None, typer.Option("--labels", help="CSV with path (or id) and label. Repeatable; later files win.")
+    method: Annotated[
+        str | None, typer.Option("--method", help="Training method, by default fixmatch; `eke methods` lists them.")
     ] = None,
+    test: Test = None,
+    labels: Labels = None,
     labels_per_class: Annotated[
         int | None,
         typer.Option("--labels-per-class", help="Use only so many of the labels per class (training + validation)."),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="small, resnet20, resnet18, resnet50, wrn-28-2 ..., any timm or torchvision name."),
+        typer.Option(
+            "--model", help="small, resnet20, resnet18, resnet50, wrn-28-2 ..., any timm or torchvision name."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps.")] = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", help="Time instead of steps, such as 20m or 2h: baseline included.")
+        str | None,
+        typer.Option("--budget", help="Time instead of steps, such as 20m or 2h: baseline included."),
     ] = None,
     baseline: Annotated[
         str,
         typer.Option(
-            "--baseline", help="auto = train a supervised one with the same labels; none; or a RUN to compare with."
+            "--baseline",
+            help="auto = train a supervised one with the same labels; none; or a RUN to compare with.",
         ),
     ] = "auto",
     out: Out = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of split, weights, batches and views.")] = None,
     assignments: Set = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="YAML or JSON file of options, such as a run's config.json.")
+        Path | None,
+        typer.Option("--config", help="YAML or JSON file of options, such as a run's config.json."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
     as_json: AsJson = False,
@@ -124,7 +140,10 @@ def fit(
         "data": {"labels_per_class": labels_per_class},
         "model": {"name": model},
     }
-    _show(run_fit(resolve(method, flags, assignments or [], config), out, resume=resume, progress=_progress()), as_json)
+    _show(
+        run_fit(resolve(method, flags, assignments or [], config), out, resume=resume, progress=_progress()),
+        as_json,
+    )
 
 
 @app.command("eval")

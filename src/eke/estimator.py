@@ -48,13 +48,13 @@ class EkeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         mu: unlabeled images for each labeled one; None: the method's own.
         lr: peak learning rate; None: the method's own.
         seed: of weights, batches and views.
-        image_shape: (H, W) or (H, W, C) of the images that the rows of a 2-D X hold, in this order of axes. None:
-            squares where the number of columns is a square, else images of one line. Not used where X is
-            (N, H, W) or (N, H, W, C).
-        unlabeled_label: the value in y of images without a label. Where y holds text, also the text of it ("-1"),
-            which is what numpy makes of a mixed list.
+        image_shape: (H, W) or (H, W, C) of the images that the rows of a 2-D X hold, in this order of axes.
+            None: squares where the number of columns is a square, else images of one line. Not used where X
+            is (N, H, W) or (N, H, W, C).
+        unlabeled_label: the value in y of images without a label. Where y holds text, also the text of it
+            ("-1"), which is what numpy makes of a mixed list.
         views: other presets for the method's views, such as {"weak": "weak-noflip"} for digits.
-        options: any other option by its dotted path, such as {"method.tau": 0.9, "optim.weight_decay": 0.001}.
+        options: any other option by its dotted path, such as {"method.tau": 0.9}.
         device: auto, cpu, cuda ...
 
     Attributes:
@@ -120,14 +120,14 @@ class EkeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
         """
         X, y = validate_data(self, X, y, allow_nd=True)
-        check_classification_targets(y)
         options = self._resolve()
         labeled = np.flatnonzero(~_is_unlabeled(y, self.unlabeled_label))
+        check_classification_targets(y[labeled])
         self.classes_, labels = np.unique(y[labeled], return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"The labels hold {len(self.classes_)} class(es), {self.classes_.tolist()}, and training needs two or "
-                f"more. In y, {self.unlabeled_label!r} means unlabeled."
+                f"The labels hold {len(self.classes_)} class(es), {self.classes_.tolist()}; training needs two "
+                f"or more. In y, {self.unlabeled_label!r} means unlabeled."
             )
         self.image_shape_ = _image_shape(X, self.image_shape)
         self.value_range_ = _value_range(X)
@@ -214,14 +214,10 @@ class EkeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
         X = validate_data(self, X, allow_nd=True, reset=False)
         shape = _image_shape(X, self.image_shape)
         if shape != self.image_shape_:
-            raise ValueError(
-                f"X holds images of shape {shape}; the classifier was trained on {self.image_shape_}."
-            )
+            raise ValueError(f"X holds images of shape {shape}; the classifier was trained on {self.image_shape_}.")
         pixels = ResidentPixels(self._to_pixels(X))
         device = choose_device(self._resolve().compute.device)
-        probs = (
-            predict_probs(self.network_.to(device), pixels.read, range(len(pixels)), device).double().numpy()
-        )
+        probs = predict_probs(self.network_.to(device), pixels.read, range(len(pixels)), device).double().numpy()
         self.network_.cpu()
         return probs / probs.sum(1, keepdims=True)
 
@@ -245,7 +241,7 @@ class EkeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
 
 def accuracy_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
-    """Score any fitted classifier, or a pipeline that ends in one, on the labeled rows: `scoring=` of scikit-learn.
+    """Score a fitted classifier, or a pipeline that ends in one, on the labeled rows: for `scoring=`.
 
     Rows marked -1, or as the classifier's own `unlabeled_label` says, are skipped.
 
@@ -257,9 +253,7 @@ def accuracy_scorer(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -
     kept = np.flatnonzero(~_is_unlabeled(np.asarray(y), getattr(final, "unlabeled_label", -1)))
     if not len(kept):
         raise ValueError("Every row of y is marked unlabeled, so there is nothing to score.")
-    X, y, sample_weight = (
-        None if values is None else _safe_indexing(values, kept) for values in (X, y, sample_weight)
-    )
+    X, y, sample_weight = (None if values is None else _safe_indexing(values, kept) for values in (X, y, sample_weight))
     return float(accuracy_score(y, estimator.predict(X), sample_weight=sample_weight))
 
 
@@ -276,9 +270,7 @@ def _image_shape(X: NDArray[Any], given: Sequence[int] | None) -> tuple[int, int
     elif given is not None:
         shape = tuple(given)
         if math.prod(shape) != X.shape[1]:
-            raise ValueError(
-                f"image_shape = {shape} has {math.prod(shape)} values, and rows of X have {X.shape[1]}."
-            )
+            raise ValueError(f"image_shape = {shape} has {math.prod(shape)} values, and rows of X have {X.shape[1]}.")
     else:
         side = math.isqrt(X.shape[1])
         shape = (side, side) if side**2 == X.shape[1] else (1, X.shape[1])
@@ -292,6 +284,4 @@ def _value_range(X: NDArray[Any]) -> tuple[float, float]:
     if X.dtype == np.uint8:
         return 0.0, 255.0
     low, high = float(X.min()), float(X.max())
-    return (
-        (0.0, 1.0) if X.dtype == np.bool_ or (X.dtype.kind == "f" and low >= 0 and high <= 1) else (low, high)
-    )
+    return (0.0, 1.0) if X.dtype == np.bool_ or (X.dtype.kind == "f" and low >= 0 and high <= 1) else (low, high)

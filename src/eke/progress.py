@@ -18,7 +18,13 @@ def silent(label: str, total: int) -> Iterator[Advance]:
 def bars(label: str, total: int) -> Iterator[Advance]:
     """Show a bar with count, rate, time spent and time left; off a terminal, one line when it is done."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as RichProgress
 
     columns = (

@@ -33,9 +33,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
-def apply(
-    op: Op, image: Image.Image, level: float, interpolation: str = "nearest", fill: int = 0
-) -> Image.Image:
+def apply(op: Op, image: Image.Image, level: float, interpolation: str = "nearest", fill: int = 0) -> Image.Image:
     resample = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.NEAREST
     color = fill if image.mode == "L" else (fill,) * 3
 

@@ -329,9 +329,7 @@ def test_images_are_left_as_they_were():
 
 def test_no_images_give_no_views():
     for name in NAMES:
-        view = PRESETS[name].apply(
-            torch.empty(0, 3, 8, 8, dtype=torch.uint8), PRESETS[name].draw(0, 3, (8, 8), rng())
-        )
+        view = PRESETS[name].apply(torch.empty(0, 3, 8, 8, dtype=torch.uint8), PRESETS[name].draw(0, 3, (8, 8), rng()))
         assert view.pixels.shape == (0, 3, 8, 8)
 
 

@@ -236,9 +236,7 @@ def test_disk_that_fills_up_on_the_way_leaves_nothing(tmp_path, monkeypatch, whe
     def fail(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(decoding, "decode_chunk", fail) if when == "pixels" else monkeypatch.setattr(
-        np, "savez", fail
-    )
+    monkeypatch.setattr(decoding, "decode_chunk", fail) if when == "pixels" else monkeypatch.setattr(np, "savez", fail)
     with pytest.raises(DataError, match="Free some space"):
         build_cache(make_photos(), **OPTIONS, folder=tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]

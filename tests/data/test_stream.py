@@ -120,9 +120,7 @@ def test_order_is_uniform():
     pairs = Counter((int(b.x_index[0]), int(b.u_index[0])) for b in map(stream.batch, range(1600)))
     assert len(pairs) == 16
     chi_squared = sum((n - 100) ** 2 / 100 for n in pairs.values())
-    assert (
-        chi_squared < 37.7
-    )  # 0.999 quantile at 15 degrees of freedom: places are fair, and x does not follow u
+    assert chi_squared < 37.7  # 0.999 quantile at 15 degrees of freedom: places are fair, and x does not follow u
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -172,9 +170,7 @@ def test_method_without_unlabeled_views_reads_none():
     supervised = make_stream(plan, n_unlabeled=0).batch(0)
     assert supervised.u == {}
     assert supervised.u_index.shape == (0,)
-    assert torch.equal(
-        supervised.x["weak"].pixels, make_stream(plan, mu=7, n_unlabeled=0).batch(0).x["weak"].pixels
-    )
+    assert torch.equal(supervised.x["weak"].pixels, make_stream(plan, mu=7, n_unlabeled=0).batch(0).x["weak"].pixels)
 
 
 def test_errors_say_what_to_do(monkeypatch):

@@ -59,9 +59,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_valid(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, path = Parts(), tmp_path / "checkpoint.pt"
     parts.save(path, 1)
 

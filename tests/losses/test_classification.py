@@ -50,9 +50,7 @@ def test_cross_entropy_equals_a_double_loop(n: int, k: int) -> None:
 def test_masked_images_stay_in_the_denominator() -> None:
     logits, target, _, _ = draw(4)
     half = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
-    assert cross_entropy(logits, target, half).item() == pytest.approx(
-        cross_entropy(logits[:2], target[:2]).item() / 2
-    )
+    assert cross_entropy(logits, target, half).item() == pytest.approx(cross_entropy(logits[:2], target[:2]).item() / 2)
 
 
 def test_cross_entropy_of_kept_divides_by_the_number_kept() -> None:

@@ -77,6 +77,4 @@ def test_truncated_gaussian_equals_a_loop(n_sigma: float) -> None:
     weights = truncated_gaussian(confidence, mean, variance, n_sigma)
     for c, w in zip(confidence.tolist(), weights.tolist(), strict=True):
         sigma = 0.2 / n_sigma
-        assert w == pytest.approx(
-            1.0 if c >= 0.6 else math.exp(-((c - 0.6) ** 2) / (2 * sigma**2)), abs=1e-12
-        )
+        assert w == pytest.approx(1.0 if c >= 0.6 else math.exp(-((c - 0.6) ** 2) / (2 * sigma**2)), abs=1e-12)

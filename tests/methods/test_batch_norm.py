@@ -14,9 +14,7 @@ from eke.losses.pseudo_labels import sharpen
 
 def statistics(network: Any) -> Tensor:
     norm = network.body[1]
-    return torch.cat(
-        [norm.running_mean, norm.running_var, norm.num_batches_tracked[None].to(norm.running_var)]
-    )
+    return torch.cat([norm.running_mean, norm.running_var, norm.num_batches_tracked[None].to(norm.running_var)])
 
 
 @pytest.mark.parametrize("name", ["uda", "fixmatch", "flexmatch", "freematch", "softmatch"])
@@ -60,8 +58,7 @@ def test_mixmatch_deals_like_shares_to_groups_with_statistics_of_their_own(mu: i
 
     # hands[i]: the images of place i, each with its target (a class, or the number of its guess)
     hands = [
-        [(x[i], None)] + [(view[i * mu + m], i * mu + m) for view in (u, u_2) for m in range(mu)]
-        for i in range(len(x))
+        [(x[i], None)] + [(view[i * mu + m], i * mu + m) for view in (u, u_2) for m in range(mu)] for i in range(len(x))
     ]
     n_groups = 1 + 2 * mu
     loss_x: Any = 0.0

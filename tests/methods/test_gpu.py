@@ -29,9 +29,7 @@ def on_device(batch: Batch) -> Batch:
     def moved(views: dict[str, View]) -> dict[str, View]:
         return {name: view._replace(pixels=view.pixels.cuda()) for name, view in views.items()}
 
-    return Batch(
-        moved(batch.x), batch.y.cuda(), moved(batch.u), batch.x_index.cuda(), batch.u_index.cuda(), batch.step
-    )
+    return Batch(moved(batch.x), batch.y.cuda(), moved(batch.u), batch.x_index.cuda(), batch.u_index.cuda(), batch.step)
 
 
 def losses_and_state(name: str, device: str) -> tuple[list[float], dict[str, Tensor]]:

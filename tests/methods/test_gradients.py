@@ -78,9 +78,7 @@ def test_the_teacher_follows_the_student_of_the_step_before() -> None:
     method = make_method("mean_teacher")
     first = method.network.head.weight.detach().clone()
     method(make_batch("mean_teacher", 0))
-    torch.testing.assert_close(
-        method.teacher.module.head.weight, first
-    )  # of equal weights, the average is they
+    torch.testing.assert_close(method.teacher.module.head.weight, first)  # of equal weights, the average is they
     with torch.no_grad():
         method.network.head.weight.add_(1)
     method(make_batch("mean_teacher", 9))

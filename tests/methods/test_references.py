@@ -40,9 +40,7 @@ def best(probs: list[float]) -> int:
 
 def labeled_loss(network: Any, batch: Batch) -> Any:
     images = batch.x["weak"].pixels
-    return sum(-torch.log(probs_of(network, x)[y]) for x, y in zip(images, batch.y, strict=True)) / len(
-        images
-    )
+    return sum(-torch.log(probs_of(network, x)[y]) for x, y in zip(images, batch.y, strict=True)) / len(images)
 
 
 def supervised(network: Any, state: State, options: Any, batch: Batch) -> dict[str, Tensor]:
@@ -118,9 +116,7 @@ def uda(network: Any, state: State, options: Any, batch: Batch) -> dict[str, Ten
 
 def strong_loss(network: Any, batch: Batch, weights: list[float], labels: list[int]) -> Any:
     images = batch.u["strong"].pixels
-    losses = [
-        w * -torch.log(probs_of(network, u)[c]) for u, w, c in zip(images, weights, labels, strict=True)
-    ]
+    losses = [w * -torch.log(probs_of(network, u)[c]) for u, w, c in zip(images, weights, labels, strict=True)]
     return sum(losses) / len(images)
 
 
@@ -137,9 +133,7 @@ def flexmatch(network: Any, state: State, options: Any, batch: Batch) -> dict[st
     beta = [s / max(*sigma, memory.count(-1)) for s in sigma]
     q = [numbers(probs_of(network, u)) for u in batch.u["weak"].pixels]
     labels = [best(row) for row in q]
-    mask = [
-        float(max(row) >= options.tau * beta[c] / (2 - beta[c])) for row, c in zip(q, labels, strict=True)
-    ]
+    mask = [float(max(row) >= options.tau * beta[c] / (2 - beta[c])) for row, c in zip(q, labels, strict=True)]
     for n, row, c in zip(batch.u_index.tolist(), q, labels, strict=True):
         if max(row) >= options.tau:
             memory[n] = c

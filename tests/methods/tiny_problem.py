@@ -63,9 +63,7 @@ def make_method(
     """Make a method around a network whose weights are always the same."""
     torch.manual_seed(7)
     network: Any = TinyNetwork(n_classes, channels, batch_norm)
-    network.head.weight.data.mul_(
-        4 if batch_norm else 30
-    )  # else every prediction of an untrained network is near 1/K
+    network.head.weight.data.mul_(4 if batch_norm else 30)  # else every prediction of an untrained network is near 1/K
     kind = METHODS[name]
     config = parse(kind.Config, ACTIVE[name] if options is None else options)
     method: Any = kind(config, network, make_setting(n_classes))

@@ -107,8 +107,7 @@ def test_calibration_interval_covers_calibrated_and_overconfident_models():
     for temperature in (1.0, 0.5):
         truth = calibration_error(*predictions(100_000, 4, 99, temperature))
         intervals = [
-            calibration_interval(*predictions(200, 4, seed, temperature), n_resamples=200)
-            for seed in range(100)
+            calibration_interval(*predictions(200, 4, seed, temperature), n_resamples=200) for seed in range(100)
         ]
         assert np.mean([interval.contains(truth) for interval in intervals]) >= 0.94
         assert all(interval.low <= interval.value <= interval.high for interval in intervals)

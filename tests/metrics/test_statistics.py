@@ -164,9 +164,7 @@ def test_permutation_equals_the_exact_test_on_all_swaps():
 
 
 def test_a_tie_counts_although_rounding_differs():
-    differences = np.array(
-        [0.1, 0.2, 0.3, 0.7, 1.1]
-    )  # only "swap all" and "swap none" reach the observed sum
+    differences = np.array([0.1, 0.2, 0.3, 0.7, 1.1])  # only "swap all" and "swap none" reach the observed sum
     p = paired_permutation(per_image_mean(differences), per_image_mean(np.zeros(5)), n_resamples=20_000)
     assert p == pytest.approx(2 / 32, abs=0.005)
 
@@ -188,9 +186,7 @@ def test_unequal_images_are_refused():
     with pytest.raises(DataError, match="3 and 4"):
         paired_bootstrap(per_image_mean(np.ones(3)), per_image_mean(np.ones(4)))
     with pytest.raises(DataError, match="same columns"):
-        paired_permutation(
-            per_image_mean(np.ones(3)), statistics.PerImage(np.ones((3, 2)), lambda s: s[:, 0])
-        )
+        paired_permutation(per_image_mean(np.ones(3)), statistics.PerImage(np.ones((3, 2)), lambda s: s[:, 0]))
     with pytest.raises(DataError, match="no images"):
         bootstrap(per_image_mean([]))
     with pytest.raises(ConfigError, match="n_resamples"):
@@ -222,8 +218,7 @@ def test_bootstrap_of_macro_f1_covers_many_small_classes():
     """The percentile interval covers half of these, and often not even the value."""
     truth = macro_f1_parts(*some_predictions(400_000, 60, 0, 4.0)).value()
     intervals = [
-        bootstrap(macro_f1_parts(*some_predictions(480, 60, 1 + trial, 4.0)), n_resamples=300)
-        for trial in range(150)
+        bootstrap(macro_f1_parts(*some_predictions(480, 60, 1 + trial, 4.0)), n_resamples=300) for trial in range(150)
     ]
     assert np.mean([interval.contains(truth) for interval in intervals]) > 0.89
     assert all(interval.contains(interval.value) for interval in intervals)

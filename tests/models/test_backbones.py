@@ -194,9 +194,7 @@ def test_same_seed_same_weights_and_no_global_state_is_touched():
         c = _build(name, seed=1)
         assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
         assert not torch.equal(a.head.weight, c.head.weight)
-        assert not all(
-            torch.equal(x, y) for x, y in zip(a.body.parameters(), c.body.parameters(), strict=True)
-        )
+        assert not all(torch.equal(x, y) for x, y in zip(a.body.parameters(), c.body.parameters(), strict=True))
         assert all(module.training for module in a.modules())
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -267,9 +265,7 @@ def test_what_cannot_be_made_is_refused(name, settings, message):
 def test_a_number_of_channels_torchvision_cannot_read_is_refused():
     options = ModelOptions(name="torchvision/resnet18")
     with pytest.raises(ConfigError, match="not 4"):
-        build_network(
-            options, n_classes=2, channels=4, size=(32, 32), mean=(0.5,) * 4, std=(0.2,) * 4, seed=0
-        )
+        build_network(options, n_classes=2, channels=4, size=(32, 32), mean=(0.5,) * 4, std=(0.2,) * 4, seed=0)
 
 
 def test_a_network_without_classes_gives_its_embedding():
@@ -296,9 +292,7 @@ def test_weights_that_eke_saved_bring_body_and_normalization(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     save_file(saved.state_dict(), path) if suffix == ".safetensors" else torch.save(saved.state_dict(), path)
     network = _build("small", n_classes=4, weights=path)
-    assert all(
-        torch.equal(a, b) for a, b in zip(network.body.parameters(), saved.body.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(network.body.parameters(), saved.body.parameters(), strict=True))
     assert network.mean.tolist() == [0.25] * 3
     fresh = _build("small", n_classes=4)
     assert torch.equal(network.head.weight, fresh.head.weight)

@@ -228,9 +228,7 @@ def test_second_order_with_constant_statistics_is_that_of_finite_differences():
     weight = torch.randn(4, 18, dtype=torch.float64)
 
     def inner(scale):
-        z = (
-            x * scale[:, None, None]
-        )  # the statistics depend on the scale: through them, second order is not zero
+        z = x * scale[:, None, None]  # the statistics depend on the scale: through them, second order is not zero
         with constant_statistics():
             (g,) = torch.autograd.grad((ours(z).flatten(1) @ weight.T).pow(3).sum(), z, create_graph=True)
         return g

@@ -56,9 +56,7 @@ CASES = {
 CHANNELS_LAST = ("timm/swin_tiny_patch4_window7_224", "torchvision/swin_t")
 
 
-@pytest.mark.parametrize(
-    "name", [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in CHANNELS_LAST)]
-)
+@pytest.mark.parametrize("name", [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in CHANNELS_LAST)])
 def test_every_layer_of_every_model_gives_its_map_and_leaves_the_forward_as_it_is(name):
     size = CASES.get(name, (64, 64))
     _check_every_layer(_network(name, size), size, channels_last=name in CHANNELS_LAST)
@@ -70,9 +68,7 @@ def test_maps_of_swin_come_with_channels_first():
     body = SwinTransformer([4, 4], 12, [1, 1], [2, 2], [4, 4])
     network = from_module(body, 4, size=(32, 48), head="head", layout=Layout(channels_last=True)).eval()
     _check_every_layer(network, (32, 48), channels_last=True)
-    assert {"features.0.0", "features.1.0.norm1"} <= set(
-        layers(network, (32, 48))
-    )  # (N, C, h, w); (N, h, w, C)
+    assert {"features.0.0", "features.1.0.norm1"} <= set(layers(network, (32, 48)))  # (N, C, h, w); (N, h, w, C)
 
 
 def _check_every_layer(network, size, channels_last):

@@ -86,9 +86,7 @@ def full_report(k=10, n=400, **changes):
         "curves": [CurveChart("Accuracy", [Curve("FixMatch", [0, 100], [0.1, 0.9])], True)],
         "confusion": confusion_matrix(ours.argmax(1), labels, k),
         "reliability": reliability(ours, labels),
-        "pseudo_labels": PseudoLabelReport(
-            [0, 100], [0.0, 0.8], [math.nan, 0.9], np.full(k, 1 / k), np.full(k, 1 / k)
-        ),
+        "pseudo_labels": PseudoLabelReport([0, 100], [0.0, 0.8], [math.nan, 0.9], np.full(k, 1 / k), np.full(k, 1 / k)),
         "view_names": ["weak", "strong"],
         "views": [ViewRow(NASTY, [image, photo])],
         "mistakes": [Mistake(image, NASTY, "class 1", 0.98, f"some folder/{NASTY}.png")],
@@ -233,9 +231,7 @@ def test_eight_hundred_classes_stay_readable_and_light():
 
 def test_the_worst_come_first():
     confusion = np.array([[5, 0, 1], [9, 1, 0], [2, 0, 8]])
-    sections = {
-        s.title: s for s in run_page(full_report(3, classes=list("abc"), confusion=confusion)).sections
-    }
+    sections = {s.title: s for s in run_page(full_report(3, classes=list("abc"), confusion=confusion)).sections}
     row, per_class = sections["Classes"].blocks
     pairs, matrix = row.blocks
     assert [cells[:3] for cells in pairs.rows] == [["b", "a", "9"], ["c", "a", "2"], ["a", "c", "1"]]
@@ -274,6 +270,28 @@ def test_a_lower_error_is_better():
     assert cell == ("−2.0 · better", "−3.0 to −1.0\np < 0.001", "better", None)
     assert difference_cell(fewer, higher_is_better=True).tone == "worse"
     assert difference_cell(None, higher_is_better=True).text == "–"
+
+
+def test_each_figure_is_judged_by_its_own_direction():
+    fewer = Paired(Interval(-0.02, -0.03, -0.01), 0.0004)
+    report = full_report(differences=[Differences("supervised", fewer, fewer, fewer)])
+    sections = {section.title: section for section in run_page(report).sections}
+    cells = sections["Figures"].blocks[0].rows[-1]
+    assert [cell.tone for cell in cells[1:4]] == ["worse", "worse", "better"]
+    comparisons = [Comparison("a", "b", metric, fewer) for metric in ("accuracy", "calibration_error")]
+    page = compare_page(CompareReport("c", "", "test", "100 test images", [Figures("a")], comparisons))
+    assert [row[3].tone for row in page.sections[1].blocks[0].rows] == ["worse", "better"]
+
+
+def test_the_classes_whose_shares_differ_most_are_drawn():
+    labels = np.full(40, 1 / 40)
+    shares = labels.copy()
+    shares[[3, 30]] = [0, 2 / 40]
+    page = run_page(full_report(40, pseudo_labels=PseudoLabelReport(shares=shares, label_shares=labels)))
+    (section,) = [section for section in page.sections if section.title == "Pseudo-labels"]
+    (chart,) = section.blocks[0].blocks
+    assert "class 3 0.0 %, 2.5 %" in chart.alt
+    assert "class 30 5.0 %, 2.5 %" in chart.alt
 
 
 def test_words():

@@ -11,6 +11,7 @@ from eke.errors import CheckpointError, ConfigError, TrainingError
 from eke.methods import METHODS
 from eke.tasks.fit import fit, render
 from eke.tasks.options import resolve
+
 from .conftest import digit_options
 
 
@@ -176,4 +177,9 @@ def test_later_sources_of_options_win(tmp_path: Path) -> None:
     file = tmp_path / "o.yaml"
     file.write_text("batch: {mu: 3, labeled: 5}\noptim: {lr: 0.5}\n")
     options = resolve("fixmatch", {"source": "x", "optim": {"lr": 0.1}}, ["batch.labeled=6", "optim.lr=0.2"], file)
-    assert (options.batch.mu, options.batch.labeled, options.optim.lr, options.optim.weight_decay) == (3, 6, 0.1, 5e-4)
+    assert (options.batch.mu, options.batch.labeled, options.optim.lr, options.optim.weight_decay) == (
+        3,
+        6,
+        0.1,
+        5e-4,
+    )

@@ -148,9 +148,7 @@ def quarter_turn_and_jitter(n: int, size: Size, generator: Generator) -> tuple[T
 _ENHANCED = (Op.COLOR, Op.CONTRAST, Op.BRIGHTNESS, Op.SHARPNESS)
 
 
-def _leveled(
-    n: int, generator: Generator, values: dict[Op, list[float]], n_levels: int
-) -> tuple[Tensor, Tensor]:
+def _leveled(n: int, generator: Generator, values: dict[Op, list[float]], n_levels: int) -> tuple[Tensor, Tensor]:
     """Draw 2 operations with replacement, kept with rate 1/2, a level for each, a sign for what moves."""
     table = torch.tensor([values.get(op, [0.0] * n_levels) for op in Op], dtype=torch.float64)
     u = _uniform(generator, n, 8)

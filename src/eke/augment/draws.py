@@ -71,9 +71,7 @@ def to(draws: Draws, device: torch.device | str) -> Draws:
     # float64 holds every one of these numbers exactly
     table = torch.cat([part.double() for part in sent], 1).to(device, non_blocking=True)
     box, flip, levels, matrices, hole = table.split(widths, 1)
-    return Draws(
-        box.long(), flip[:, 0].bool(), draws.ops, levels, matrices.reshape(draws.matrices.shape), hole.long()
-    )
+    return Draws(box.long(), flip[:, 0].bool(), draws.ops, levels, matrices.reshape(draws.matrices.shape), hole.long())
 
 
 def reach(side: int) -> int:

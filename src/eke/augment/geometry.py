@@ -53,9 +53,7 @@ def compose(first: Geometry, second: Geometry) -> Geometry:
         ValueError: `second` was not cut out of views of `first`'s size.
     """
     if first.size != second.source_size:
-        raise ValueError(
-            f"the second geometry cuts from images of {second.source_size}, the first makes {first.size}"
-        )
+        raise ValueError(f"the second geometry cuts from images of {second.source_size}, the first makes {first.size}")
     return Geometry(chain(first.matrix, second.matrix), first.source_size, second.size)
 
 

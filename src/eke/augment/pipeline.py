@@ -80,9 +80,9 @@ def make_views(
         done, shown = (resize_crop if enlarge else shift)(images[rows], part.box, part.flip)
         passes = passes_of(part.ops)
         for slot in range(part.ops.shape[1]):
-            done = _apply_photometric(done, part.ops[:, slot], part.levels[:, slot])
+            _apply_photometric(done, part.ops[:, slot], part.levels[:, slot])
             mine = passes == slot + 1
-            done, shown = _apply_geometric(done, shown, part.matrices, mine, interpolation, paints[0])
+            _apply_geometric(done, shown, part.matrices, mine, interpolation, paints[0])
         if hole_fill is not None:
             hole = _mask(part.hole, height, width)
             done, shown = paint(done, hole, paints[1]), shown & ~hole
@@ -103,57 +103,64 @@ def passes_of(ops: Tensor) -> Tensor:
     return torch.where((ops >= GEOMETRIC.start) & (ops < GEOMETRIC.stop), after, 0)
 
 
-def _apply_photometric(images: Tensor, ops: Tensor, levels: Tensor) -> Tensor:
-    """Run one photometric operation on each row that has one."""
-    order = ops.argsort(stable=True)
+def _apply_photometric(images: Tensor, ops: Tensor, levels: Tensor) -> None:
+    """Run one photometric operation, in place, on each row that has one."""
     counts = torch.bincount(ops, minlength=len(Op)).tolist()
-    n_rest = sum(counts[: TABLED.start])
-    if n_rest == len(ops):
-        return images
-    on_device = order.to(images.device, non_blocking=True)
-    levels = levels.index_select(0, on_device)
-    parts = [images.index_select(0, on_device[:n_rest])]
+    first, last = sum(counts[: TABLED.start]), sum(counts[: TABLED.stop])
+    if first == len(ops):
+        return
+    order = ops.argsort(stable=True).to(images.device, non_blocking=True)
+    levels = levels.index_select(0, order)
 
-    tabled = images.index_select(0, on_device[n_rest : n_rest + sum(counts[TABLED.start : TABLED.stop])])
-    tables, start = [], 0
-    for op in map(Op, TABLED):
-        rows = slice(start, start + counts[op])
-        if counts[op]:
-            tables.append(TABLES[op](tabled[rows], levels[n_rest:][rows]))
-        start += counts[op]
-    if tables:
-        parts.append(photometric.look_up(tabled, torch.cat(tables)))
+    if first < last:
+        tabled = images.index_select(0, order[first:last])
+        tables, start = [], 0
+        for op in map(Op, TABLED):
+            rows = slice(start, start + counts[op])
+            if counts[op]:
+                tables.append(TABLES[op](tabled[rows], levels[first:][rows]))
+            start += counts[op]
+        _write(images, order[first:last], photometric.look_up(tabled, torch.cat(tables)))
 
-    start += n_rest
     for op in map(Op, NEIGHBORLY):
-        rows = slice(start, start + counts[op])
+        rows = slice(last, last + counts[op])
         if counts[op]:
-            parts.append(DIRECT[op](images.index_select(0, on_device[rows]), levels[rows]))
-        start += counts[op]
-    return torch.cat(parts).index_select(0, order.argsort().to(images.device, non_blocking=True))
+            _write(images, order[rows], DIRECT[op](images.index_select(0, order[rows]), levels[rows]))
+        last += counts[op]
 
 
 def _apply_geometric(
-    images: Tensor, valid: Tensor, matrices: Tensor, mine: Tensor, interpolation: Interpolation, fill: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Run one transform on each row that has slots in `mine` (n, S), composed of them."""
+    images: Tensor,
+    valid: Tensor,
+    matrices: Tensor,
+    mine: Tensor,
+    interpolation: Interpolation,
+    fill: Tensor,
+) -> None:
+    """Run one transform, in place, on each row that has slots in `mine` (n, S), composed of them."""
     n_slots = mine.sum(1)
     used = mine.any(0).nonzero()[:, 0]
     if not len(used):
-        return images, valid
-    order = n_slots.argsort(descending=True)
+        return
     n_several, n_moved = int((n_slots > 1).sum()), int((n_slots > 0).sum())
-    sent = (order, used, mine[order[:n_moved]][:, used], order.argsort())
-    on_device, used, chosen, back = (part.to(images.device, non_blocking=True) for part in sent)
-    rows, rest = on_device[:n_moved], on_device[n_moved:]
+    moved = n_slots.argsort(descending=True)[:n_moved]
+    sent = (moved, used, mine[moved][:, used])
+    rows, used, chosen = (part.to(images.device, non_blocking=True) for part in sent)
     stages = matrices.index_select(0, rows).index_select(1, used)
     neutral = torch.eye(2, 3, dtype=stages.dtype, device=images.device)
     stages = torch.where(chosen[:, :, None, None], stages, neutral)
-    moved, shown = transform(
+    pixels, shown = transform(
         images.index_select(0, rows), valid.index_select(0, rows), stages, n_several, fill, interpolation
     )
-    pixels = torch.cat((moved, images.index_select(0, rest))).index_select(0, back)
-    return pixels, torch.cat((shown, valid.index_select(0, rest))).index_select(0, back)
+    _write(images, rows, pixels)
+    _write(valid, rows, shown)
+
+
+def _write(images: Tensor, rows: Tensor, new: Tensor) -> None:
+    """Put `new` into the rows of images, of one byte a value."""
+    # eight bytes at a time where a row can be cut so
+    unit = torch.int64 if images[0].numel() % 8 == 0 else torch.uint8
+    images.flatten(1).view(unit)[rows] = new.flatten(1).view(unit)
 
 
 def _mask(hole: Tensor, height: int, width: int) -> Tensor:

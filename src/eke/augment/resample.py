@@ -40,28 +40,24 @@ def shift(images: Tensor, box: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
         Pixels (N, C, H, W) uint8 and valid (N, H, W): False in the reflected border.
     """
     n, n_channels, height, width = images.shape
-    pad = reach(width)
-    # every image and its mirror image, with a reflected border left and right
-    wide = images.new_empty(2, n, n_channels, height, width + 2 * pad)
-    wide[0, ..., pad : pad + width] = images
-    wide[1, ..., pad : pad + width] = images.flip(3)
-    wide[..., :pad] = wide[..., pad + 1 : 2 * pad + 1].flip(4)
-    wide[..., pad + width :] = wide[..., width - 1 : pad + width - 1].flip(4)
-    # a line of the output is W bytes in a row of `wide`: copying those is 10 times as fast as gathering pixels
-    left, top = torch.where(flip, -box[:, 0], box[:, 0]), box[:, 1:2]
-    y = top + torch.arange(height, device=images.device)
-    y = y.abs().minimum(2 * (height - 1) - y)
-    planes = (
-        torch.arange(n * n_channels, device=images.device).view(n, n_channels, 1)
-        + n * n_channels * flip[:, None, None]
-    )
-    starts = (planes * height + y[:, None]) * wide.shape[4] + (pad + left)[:, None, None]
+    pad, full = reach(width), width + 2 * reach(width)
+    # every image with a reflected border left and right, then the mirror images of these
+    wide = images.new_empty(2, n * n_channels, height, full)
+    wide[0, ..., pad : pad + width] = images.flatten(0, 1)
+    wide[0, ..., :pad] = wide[0, ..., pad + 1 : 2 * pad + 1].flip(2)
+    wide[0, ..., pad + width :] = wide[0, ..., width - 1 : pad + width - 1].flip(2)
+    wide[1] = wide[0].flip(2)
+    # a line of the output is W bytes in a row of `wide`: copying it is 10 times as fast as gathering its pixels
+    x = torch.where(flip, -box[:, 0], box[:, 0])[:, None] + pad
+    y = box[:, 1:2] + torch.arange(height, device=images.device)
+    rows = y.abs().minimum(2 * (height - 1) - y) + (flip * (n * n_channels * height))[:, None]
+    planes = torch.arange(n * n_channels, device=images.device).view(n, n_channels, 1) * height
+    starts = (planes + rows[:, None]) * full + x[..., None]
     lines = wide.as_strided((wide.numel() - width + 1, width), (1, 1))
     pixels = lines.index_select(0, starts.flatten()).view_as(images)
 
     x = box[:, :1] + torch.arange(width, device=images.device)
     x = torch.where(flip[:, None], x.flip(1), x)
-    y = top + torch.arange(height, device=images.device)
     return pixels, rectangle((y >= 0) & (y < height), (x >= 0) & (x < width))
 
 

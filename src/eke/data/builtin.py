@@ -10,8 +10,7 @@ import numpy as np
 from eke.data.contents import ArrayContents
 from eke.data.decode import BadImageError, to_uint8
 from eke.data.identity import cache_folder
-from eke.data.layouts import join_rows
-from eke.data.rows import Rows, as_word, own_groups
+from eke.data.rows import Rows, as_word, join_rows, own_groups
 from eke.errors import DataError
 
 
@@ -34,9 +33,7 @@ TORCHVISION = {
 }
 
 
-def array_rows(
-    images: np.ndarray, labels: np.ndarray | Sequence[object] | None, name: str, split: str = ""
-) -> Rows:
+def array_rows(images: np.ndarray, labels: np.ndarray | Sequence[object] | None, name: str, split: str = "") -> Rows:
     """Make rows of an array.
 
     Args:
@@ -50,17 +47,11 @@ def array_rows(
     """
     if images.ndim not in {3, 4} or (images.ndim == 4 and images.shape[3] not in {1, 3, 4}):
         channels_first = images.ndim == 4 and images.shape[1] in {1, 3}
-        hint = (
-            " It looks like (N, C, H, W): transpose it by images.transpose(0, 2, 3, 1)."
-            if channels_first
-            else ""
-        )
+        hint = " It looks like (N, C, H, W): transpose it by images.transpose(0, 2, 3, 1)." if channels_first else ""
         raise DataError(f"{name}: images must be (N, H, W) or (N, H, W, C), not {images.shape}.{hint}")
     values = [] if labels is None else np.asarray(labels, dtype=object).reshape(-1).tolist()
     if labels is not None and len(values) != len(images):
-        raise DataError(
-            f"{name}: {len(images)} images, but {len(values)} labels. Give one label each; -1 = unlabeled."
-        )
+        raise DataError(f"{name}: {len(images)} images, but {len(values)} labels. Give one label each; -1 = unlabeled.")
     if images.dtype != np.uint8 and len(images):
         images = _whole_uint8(images, name)
     paths = [f"{name}#{row}" for row in range(len(images))]

@@ -108,9 +108,7 @@ class PixelCache:
         for start, row in enumerate(places):
             target = buffer[start * stride : (start + 1) * stride]
             if os.preadv(self._file, [target], row * stride) != stride:
-                raise DataError(
-                    f"The pixel cache {self.path} ends before row {row}. Delete it; it is built again."
-                )
+                raise DataError(f"The pixel cache {self.path} ends before row {row}. Delete it; it is built again.")
         return out
 
     def load(self, rows: Sequence[int] | Tensor | None = None) -> Tensor:

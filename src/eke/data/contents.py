@@ -78,13 +78,9 @@ class ZipContents:
             try:
                 return self._zip.read(self.names[row])
             except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
-                raise DataError(
-                    f"Cannot read {self.names[row]} in {self.path}: {error}. Pack it again."
-                ) from None
+                raise DataError(f"Cannot read {self.names[row]} in {self.path}: {error}. Pack it again.") from None
             except Exception as error:  # zlib.error and lzma.LZMAError share no base
-                raise DataError(
-                    f"{self.names[row]} in {self.path} is damaged: {error}. Pack it again."
-                ) from None
+                raise DataError(f"{self.names[row]} in {self.path} is damaged: {error}. Pack it again.") from None
 
 
 class ParquetContents:

@@ -97,9 +97,7 @@ def _opened(content: bytes) -> Image.Image:
         raise _too_large(str(error).split(" could be")[0]) from None
     except UnidentifiedImageError:
         what = "text" if _is_text(content[:512]) else f"first bytes {content[:8]!r}"
-        raise BadImageError(
-            "not an image", f"no known image format: {what}", "Delete or rename the file"
-        ) from None
+        raise BadImageError("not an image", f"no known image format: {what}", "Delete or rename the file") from None
     except Exception as error:  # a header that is cut off
         raise _damaged(error) from None
 

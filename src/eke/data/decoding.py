@@ -138,9 +138,7 @@ def decode_chunk(chunk: Chunk) -> Decoded:
         except Exception as error:  # whatever one image makes a decoder raise, the others must be decoded
             words = f"{type(error).__name__}: {error}"
             problems.append(
-                BadImage(
-                    chunk.start + i, chunk.paths[i], "damaged", words, "Restore the file from its source"
-                )
+                BadImage(chunk.start + i, chunk.paths[i], "damaged", words, "Restore the file from its source")
             )
     with path.open("r+b", buffering=0) as file:
         file.seek(chunk.start * pixels[0].nbytes)

@@ -51,9 +51,7 @@ def ids_of(rows: Rows, source: str, progress: Progress) -> list[str]:
     if todo:
         settled = time.time_ns() - SETTLED_NS
         found = dict(zip(todo, _hash(rows, todo, progress), strict=True))
-        good = {
-            keys[row]: bytes.fromhex(name) for row, name in found.items() if not name.startswith(UNREADABLE)
-        }
+        good = {keys[row]: bytes.fromhex(name) for row, name in found.items() if not name.startswith(UNREADABLE)}
         remembered.update(good)
         lasting = [keys[row] for row, stamp in enumerate(rows.stamps) if stamp.changed_ns < settled]
         _save(file, {key: remembered[key] for key in lasting if key in remembered})

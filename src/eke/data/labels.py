@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from eke.data.images import ImageSet, Problem, sort_classes
-from eke.data.layouts import composed, missing_problem
 from eke.data.rows import as_word
+from eke.data.table_layouts import composed, missing_problem
 from eke.data.tables import PATH_COLUMNS, column_of, read_table
 from eke.errors import DataError, did_you_mean
 
@@ -90,15 +90,9 @@ def _read(file: Path) -> list[tuple[str, str]]:
         raise DataError(f"Cannot read the label file {file}: {error.strerror}. Check the path.") from None
     table = read_table(content, file.name)
     by_id = [as_word(cell) for cell in table.get("id", ())]
-    by_path = (
-        []
-        if "id" in table and not set(PATH_COLUMNS) & set(table)
-        else column_of(table, PATH_COLUMNS, str(file))
-    )
+    by_path = [] if "id" in table and not set(PATH_COLUMNS) & set(table) else column_of(table, PATH_COLUMNS, str(file))
     words = [as_word(cell) for cell in column_of(table, ("label", "class"), str(file))]
-    names = [
-        key or as_word(path) for key, path in zip(by_id or [""] * len(words), by_path or by_id, strict=True)
-    ]
+    names = [key or as_word(path) for key, path in zip(by_id or [""] * len(words), by_path or by_id, strict=True)]
     return list(zip(names, words, strict=True))
 
 

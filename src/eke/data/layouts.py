@@ -1,22 +1,16 @@
 """How images and their classes lie in a folder or zip: one entry of LAYOUTS each, tried in order."""
 
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from eke.data.contents import FileContents, JoinedContents
-from eke.data.images import Problem
-from eke.data.rows import SPLITS, Rows, as_word, own_groups
-from eke.data.tables import PATH_COLUMNS, Table, column_of, image_column, image_parquet, is_table, read_table
-from eke.data.tables import split_and_groups as columns_of_split_and_group
-from eke.data.trees import Stamp, Tree, is_image
+from eke.data.rows import SPLITS, Rows, own_groups
+from eke.data.table_layouts import has_table, holds_parquets, ignored_files, read_parquets, read_table_layout
+from eke.data.trees import Tree, is_image
 from eke.errors import DataError
 
 UNLABELED = {"unlabeled", "unlabelled"}
-LABEL_TABLES = {"labels", "manifest", "metadata"}
 _FRAME = re.compile(r"frame[_-]?\d+", re.IGNORECASE)
 
 
@@ -60,168 +54,6 @@ def _refuse(what: str, instead: str) -> Callable[[Tree, bool], Rows]:
     return read
 
 
-def _has_table(tree: Tree, group_level: bool) -> bool:
-    return _table_name(tree) is not None
-
-
-def _table_name(tree: Tree) -> str | None:
-    """Return the table that says where images and labels are; the files at the top decide."""
-    tables = [
-        name for name in tree.names if "/" not in name and is_table(name) and not _holds_images(tree, name)
-    ]
-    named = [name for name in tables if PurePosixPath(name).stem.lower() in LABEL_TABLES]
-    if len(named) > 1:
-        raise DataError(f"{tree.path} has several tables of labels: {', '.join(named)}. Keep one.")
-    if named:
-        return named[0]
-    fitting = [name for name in tables if set(PATH_COLUMNS) & set(read_table(tree.read(name), name))]
-    return fitting[0] if len(fitting) == 1 else None
-
-
-def _holds_images(tree: Tree, name: str) -> bool:
-    return name.lower().endswith(".parquet") and image_column(_parquet_file(tree, name), name) is not None
-
-
-def _parquet_file(tree: Tree, name: str) -> Path | bytes:
-    return tree.read(name) if tree.is_zip else tree.path / name
-
-
-def _read_table(tree: Tree, group_level: bool) -> Rows:
-    """Read a table and the images beside it; images that it does not name are unlabeled."""
-    name = _table_name(tree)
-    assert name is not None
-    table = read_table(tree.read(name), name)
-    known = {composed(image): image for image in tree.names if is_image(image)}
-    found = [known.get(composed(path)) for path in table_paths(table, name)]
-    problems = _missing(table, name, found)
-    kept = [row for row, image in enumerate(found) if image is not None]
-    named = [image for image in found if image is not None]
-    table = {column: [cells[row] for row in kept] for column, cells in table.items()}
-    split, groups = columns_of_split_and_group(table, named, name)
-    words = [as_word(value) for value in table.get("label", [""] * len(named))]
-    classes = {word for word in words if word}
-    others = sorted(set(known.values()) - set(named))
-    paths = named + others
-    blank = [""] * len(others)
-    return Rows(
-        contents=tree.contents(paths),
-        paths=paths,
-        words=words + blank,
-        stamps=[tree.stamps[path] for path in paths],
-        groups=None if groups is None else groups + [f"alone:{path}" for path in others],
-        split=None if split is None else split + blank,
-        classes=classes,
-        problems=problems + _ignored(tree, {name}),
-    )
-
-
-def table_paths(table: Table, name: str) -> list[str]:
-    """Return the path column, with forward slashes and without a leading "./".
-
-    Raises:
-        DataError: there is no such column.
-    """
-    cells = column_of(table, PATH_COLUMNS, name)
-    return [str(cell).strip().replace("\\", "/").removeprefix("./") for cell in cells]
-
-
-def _missing(table: Table, name: str, found: Sequence[str | None]) -> list[Problem]:
-    paths = table_paths(table, name)
-    missing = [path for path, image in zip(paths, found, strict=True) if image is None]
-    if missing and len(missing) == len(paths):
-        raise DataError(
-            f"None of the {len(paths)} images that {name} names exists; the first is {missing[0]!r}. "
-            f"Paths are relative to the folder of {name}."
-        )
-    return [missing_problem(path, name) for path in missing]
-
-
-def missing_problem(path: str, table: str) -> Problem:
-    """Say that a table names an image that does not exist."""
-    return Problem(path, "missing", f"named by {table}, but there is no such image", f"Correct {table}")
-
-
-def composed(path: str) -> str:
-    """Return a path in composed Unicode: some systems store é as two characters, tables rarely do."""
-    return unicodedata.normalize("NFC", path)
-
-
-def read_manifest(path: Path) -> Rows:
-    """Read a table of paths (absolute, or relative to the table) that is named by itself."""
-    table = read_table(path.read_bytes(), path.name)
-    names = table_paths(table, path.name)
-    found = [_existing(path.parent, name) for name in names]
-    problems = _missing(table, path.name, [name for name, _ in found])
-    kept = [row for row, (name, _) in enumerate(found) if name is not None]
-    table = {column: [cells[row] for row in kept] for column, cells in table.items()}
-    paths = [str(found[row][0]) for row in kept]
-    split, groups = columns_of_split_and_group(table, paths, path.name)
-    words = [as_word(value) for value in table.get("label", [""] * len(paths))]
-    return Rows(
-        contents=FileContents(path.parent, paths),
-        paths=paths,
-        words=words,
-        stamps=[stamp for _, stamp in found if stamp is not None],
-        groups=groups,
-        split=split,
-        classes={word for word in words if word},
-        problems=problems,
-    )
-
-
-def _existing(folder: Path, name: str) -> tuple[str | None, Stamp | None]:
-    for form in ("NFC", "NFD"):
-        spelled = unicodedata.normalize(form, name)
-        try:
-            status = (folder / spelled).stat()
-        except (OSError, ValueError):
-            continue
-        if (folder / spelled).is_file():
-            return spelled, Stamp(status.st_size, status.st_mtime_ns)
-    return None, None
-
-
-def _is_parquets(tree: Tree, group_level: bool) -> bool:
-    tables = [name for name in tree.names if name.lower().endswith(".parquet")]
-    return bool(tables) and not any(map(is_image, tree.names))
-
-
-def _read_parquets(tree: Tree, group_level: bool) -> Rows:
-    """Join image parquets, as the Hugging Face hub cuts sets into shards; their names give the split."""
-    parts: list[Rows] = []
-    for name in tree.names:
-        file = _parquet_file(tree, name) if name.lower().endswith(".parquet") else None
-        column = image_column(file, name) if file is not None else None
-        if file is not None and column is not None:
-            part = image_parquet(file, name, column, tree.stamps[name])
-            word = re.split(r"[-_.]", PurePosixPath(name).name.lower())[0]
-            part.split = part.split or [SPLITS.get(word, "")] * len(part.paths)
-            parts.append(part)
-    if not parts:
-        raise DataError(
-            f"{tree.path} holds Parquet files, but none has a column of images. Name a table by its path."
-        )
-    return join_rows(parts)
-
-
-def join_rows(parts: Sequence[Rows]) -> Rows:
-    """Lay the rows of several sources one after the other."""
-    groups = [part.groups or [f"alone:{path}" for path in part.paths] for part in parts]
-    split = [part.split or [""] * len(part.paths) for part in parts]
-    stamps = [part.stamps or [] for part in parts]
-    known = all(part.stamps is not None for part in parts)
-    return Rows(
-        contents=JoinedContents([(part.contents, len(part.paths)) for part in parts]),
-        paths=[path for part in parts for path in part.paths],
-        words=[word for part in parts for word in part.words],
-        stamps=[stamp for part in stamps for stamp in part] if known else None,
-        groups=[word for part in groups for word in part] if any(part.groups for part in parts) else None,
-        split=[word for part in split for word in part] if any(map(any, split)) else None,
-        classes=set().union(*(part.classes for part in parts)),
-        problems=[problem for part in parts for problem in part.problems],
-    )
-
-
 def _is_split_folders(tree: Tree, group_level: bool) -> bool:
     tops = {name.split("/", 1)[0].lower() for name in tree.names if "/" in name and is_image(name)}
     return bool(tops) and tops <= set(SPLITS) and not tops <= UNLABELED
@@ -239,9 +71,7 @@ def _read_folders(tree: Tree, depth: int, group_level: bool) -> Rows:
     """Read class folders that lie `depth` folders down; images above or in `unlabeled/` have no label."""
     paths = [name for name in tree.names if is_image(name)]
     if not paths:
-        raise DataError(
-            f"{tree.path} holds no image (endings such as .jpg, .png, .tif) and no table. Check the path."
-        )
+        raise DataError(f"{tree.path} holds no image (endings such as .jpg, .png, .tif) and no table. Check the path.")
     words, split, groups = [], [], []
     for path in paths:
         *folders, _ = path.split("/")
@@ -258,25 +88,8 @@ def _read_folders(tree: Tree, depth: int, group_level: bool) -> Rows:
         groups=own_groups(groups, paths),
         split=split if any(split) else None,
         classes={name for name in declared if name.lower() not in UNLABELED},
-        problems=_ignored(tree, set()),
+        problems=ignored_files(tree, set()),
     )
-
-
-def _ignored(tree: Tree, used: set[str]) -> list[Problem]:
-    """Say in one problem per ending which files are no images by name."""
-    others = [name for name in tree.names if name not in used and not is_image(name)]
-    endings = Counter(PurePosixPath(name).suffix.lower() or "none" for name in others)
-    first = {PurePosixPath(name).suffix.lower() or "none": name for name in reversed(others)}
-    remedy = "Give images an ending such as .jpg or .png; nothing to do if these are none"
-    return [
-        Problem(
-            first[ending],
-            "ignored",
-            f"{count} file(s) with the ending {ending} are no images by name",
-            remedy,
-        )
-        for ending, count in sorted(endings.items())
-    ]
 
 
 def _always(tree: Tree, group_level: bool) -> bool:
@@ -300,8 +113,8 @@ LAYOUTS = (
             "To train on its frames, each clip a group that no split tears apart, set data.group_level=true.",
         ),
     ),
-    Layout("table", _has_table, _read_table),
-    Layout("image parquets", _is_parquets, _read_parquets),
+    Layout("table", has_table, read_table_layout),
+    Layout("image parquets", holds_parquets, read_parquets),
     Layout("split folders", _is_split_folders, _read_split_folders),
     Layout("class folders", _always, _read_class_folders),
 )

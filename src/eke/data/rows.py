@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from eke.data.contents import JoinedContents
 from eke.data.images import Contents, Problem
 from eke.data.trees import Stamp
 from eke.errors import DataError, did_you_mean
@@ -67,3 +68,21 @@ def own_groups(words: Sequence[str], paths: Sequence[str]) -> list[str] | None:
     if not any(words):
         return None
     return [word or f"alone:{path}" for word, path in zip(words, paths, strict=True)]
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """Lay the rows of several sources one after the other."""
+    groups = [part.groups or [f"alone:{path}" for path in part.paths] for part in parts]
+    split = [part.split or [""] * len(part.paths) for part in parts]
+    stamps = [part.stamps or [] for part in parts]
+    known = all(part.stamps is not None for part in parts)
+    return Rows(
+        contents=JoinedContents([(part.contents, len(part.paths)) for part in parts]),
+        paths=[path for part in parts for path in part.paths],
+        words=[word for part in parts for word in part.words],
+        stamps=[stamp for part in stamps for stamp in part] if known else None,
+        groups=[word for part in groups for word in part] if any(part.groups for part in parts) else None,
+        split=[word for part in split for word in part] if any(map(any, split)) else None,
+        classes=set().union(*(part.classes for part in parts)),
+        problems=[problem for part in parts for problem in part.problems],
+    )

@@ -12,8 +12,9 @@ from eke.data.contents import FileContents, JoinedContents
 from eke.data.identity import EMPTY, UNREADABLE, ids_of
 from eke.data.images import ImageSet, Problem, sort_classes, with_classes
 from eke.data.labels import apply_labels, conflict
-from eke.data.layouts import read_manifest, read_tree
+from eke.data.layouts import read_tree
 from eke.data.rows import Rows
+from eke.data.table_layouts import read_manifest
 from eke.data.tables import image_column, image_parquet, is_table
 from eke.data.trees import Stamp, is_image, open_folder, open_zip
 from eke.errors import DataError, did_you_mean
@@ -117,9 +118,7 @@ def fold(rows: Rows, ids: Sequence[str], source: str) -> ImageSet:
             reason = name.removeprefix(UNREADABLE)
             problems.append(Problem(rows.paths[row], "unreadable", reason, "Repair or delete it"))
         elif name == EMPTY:
-            problems.append(
-                Problem(rows.paths[row], "empty", "the file has no bytes", "Restore or delete it")
-            )
+            problems.append(Problem(rows.paths[row], "empty", "the file has no bytes", "Restore or delete it"))
         else:
             same[name].append(row)
     rank = {"test": 0, "val": 1}
@@ -162,9 +161,7 @@ def _duplicate(rows: Rows, row: int, first: int) -> Problem:
     path, same = rows.paths[row], f"same bytes as {rows.paths[first]}"
     if rows.split and rows.split[first] in {"test", "val"} and rows.split[row] != rows.split[first]:
         part = rows.split[first]
-        return Problem(
-            path, "leak", f"{same}, which is a {part} image; counts as {part}", "Delete one of them"
-        )
+        return Problem(path, "leak", f"{same}, which is a {part} image; counts as {part}", "Delete one of them")
     return Problem(path, "duplicate", f"{same}; counted once", "Nothing to do")
 
 

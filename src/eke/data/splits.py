@@ -8,57 +8,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt, model_validator
 
-from eke.config import Options
 from eke.data.dividing import by_class, floor_rate, order_of, share_labels, take_groups, take_rate
 from eke.data.images import ImageSet
+from eke.data.options import DataOptions as DataOptions
 from eke.errors import ConfigError, DataError
 from eke.files import write_json
-
-
-class DataOptions(Options):
-    """What becomes of a source: working size, budget of labels, validation, test."""
-
-    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
-    """Working size, one number or [height, width]; default: chosen from the images."""
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How an image of another shape is brought to the size."""
-    channels: Literal[1, 3] | None = None
-    """1 (grey) or 3; default: chosen from the images."""
-    labels_per_class: int | None = Field(None, ge=1)
-    """Use so many labels of each class, training + validation; the other images count as unlabeled."""
-    n_labels: int | None = Field(None, ge=1)
-    """Use so many labels in all, shared among the classes as they occur, at least one each."""
-    val_rate: float = Field(0.2, ge=0, le=0.9)
-    """Part of the given labels that validates: floor(n * rate) of each class. 0: no validation."""
-    val_per_class: int | None = Field(None, ge=1)
-    """Instead of val_rate: so many labels of each class validate, besides those that train; both count."""
-    val_source: str | None = None
-    """Instead of val_rate: another source, whose labeled images validate; they count too."""
-    holdout_rate: float = Field(0.0, ge=0, le=0.9)
-    """Part of the labeled images of each class that is set apart as test set, where none is named."""
-    download: bool = False
-    """Whether a torchvision set that is named (cifar10, svhn ...) may be downloaded."""
-    group_level: bool = False
-    """The folder below the class folder names the group (patient, track) that no split tears apart."""
-    unlabeled_with_labeled: bool = True
-    """Whether the unlabeled pool holds the labeled training images too, as in FixMatch."""
-
-    @model_validator(mode="after")
-    def _one_of_each(self) -> Self:
-        if self.labels_per_class and self.n_labels:
-            raise ValueError("set labels_per_class or n_labels, not both")
-        if self.val_per_class and self.val_source:
-            raise ValueError("set val_per_class or val_source, not both")
-        return self
-
-    def working_size(self) -> tuple[int, int] | None:
-        """Return (H, W), or None where the images decide."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 @dataclass(frozen=True)
@@ -183,8 +140,7 @@ class _Division:
         elif rate:
             named = self.tests.source if self.tests else f"what {self.images.source} calls test"
             raise ConfigError(
-                f"data.holdout_rate={rate:g} asks for a hold-out, but {named} is the test set. "
-                f"Leave one of them out."
+                f"data.holdout_rate={rate:g} asks for a hold-out, but {named} is the test set. Leave one of them out."
             )
         if self.tests is None:
             self.drop_relatives("test", "test")
@@ -210,9 +166,7 @@ class _Division:
         if (self.role == "val").any():
             return self.spend_beside(self.labeled_rows("val"))
         if self.options.val_source:
-            raise ConfigError(
-                f"data.val_source={self.options.val_source!r} was not joined to the training images."
-            )
+            raise ConfigError(f"data.val_source={self.options.val_source!r} was not joined to the training images.")
         rows = self.labeled_rows("train")
         if self.options.val_per_class:
             return self.spend_beside(self.last_of_each(rows, self.options.val_per_class))
@@ -221,9 +175,7 @@ class _Division:
     def spend_beside(self, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Spend the budget on training alone: validation has labels of its own."""
         if not len(validation):
-            raise ConfigError(
-                "Validation would be empty: none of its images is labeled. Label them, or remove them."
-            )
+            raise ConfigError("Validation would be empty: none of its images is labeled. Label them, or remove them.")
         self.role[validation] = "val"
         self.drop_relatives("val", "validation")
         rows = self.labeled_rows("train")
@@ -259,13 +211,9 @@ class _Division:
     def last_of_each(self, rows: np.ndarray, n: int) -> np.ndarray:
         """Return the last n rows of each class, at most half of them: far from the first, which train."""
         if self.images.groups is not None:
-            raise ConfigError(
-                "data.val_per_class cannot keep groups whole. Use data.val_rate or data.val_source."
-            )
+            raise ConfigError("data.val_per_class cannot keep groups whole. Use data.val_rate or data.val_source.")
         parts = [part[len(part) - min(n, len(part) // 2) :] for part in self.classes_of(rows)]
-        self.note_classes(
-            [len(part) < n for part in parts], f"less than {n} validation images (at most half)"
-        )
+        self.note_classes([len(part) < n for part in parts], f"less than {n} validation images (at most half)")
         return np.concatenate(parts)
 
     def divide(self, rows: np.ndarray, rate: float) -> np.ndarray:
@@ -281,9 +229,7 @@ class _Division:
             self.note_classes(list(counts < per_class), f"less than the {per_class} labels asked for")
             return np.minimum(counts, per_class)
         if total is not None and total < len(counts):
-            raise ConfigError(
-                f"data.n_labels={total} is less than the {len(counts)} classes. Each needs one label."
-            )
+            raise ConfigError(f"data.n_labels={total} is less than the {len(counts)} classes. Each needs one label.")
         if total is not None and total > counts.sum():
             self.notes.append(f"{total} labels were asked for, but there are {counts.sum()}.")
         return counts if total is None else share_labels(counts, total)
@@ -296,9 +242,7 @@ class _Division:
     def in_groups(self, groups: set[str]) -> np.ndarray:
         if self.images.groups is None or not groups:
             return np.zeros(len(self.images), dtype=bool)
-        return np.array(
-            [group in groups and not group.startswith("alone:") for group in self.images.groups], bool
-        )
+        return np.array([group in groups and not group.startswith("alone:") for group in self.images.groups], bool)
 
     def drop_relatives(self, part: str, called: str) -> None:
         """Drop training images (of test images: validation images, too) that share a group with a part."""

@@ -83,9 +83,7 @@ class Stream:
         device: torch.device,
     ) -> None:
         if len(labeled) != len(labels):
-            raise DataError(
-                f"{len(labeled)} labeled images have {len(labels)} labels. Give one label to each image."
-            )
+            raise DataError(f"{len(labeled)} labeled images have {len(labels)} labels. Give one label to each image.")
         self.batch_size, self.mu, self.seed, self.device = batch_size, mu, seed, device
         self._pixels = pixels
         self._labeled, self._unlabeled = torch.as_tensor(labeled), torch.as_tensor(unlabeled)
@@ -93,9 +91,7 @@ class Stream:
         self._x_presets, self._u_presets = _presets(plan.labeled), _presets(plan.unlabeled)
         self._order = lru_cache(maxsize=4)(self._draw_order)
         if not len(labeled):
-            raise DataError(
-                "There is no labeled image to train on. Give labels to a few images of each class."
-            )
+            raise DataError("There is no labeled image to train on. Give labels to a few images of each class.")
         if self._u_presets and not len(unlabeled):
             raise DataError(
                 "This method learns from unlabeled images and there are none. "

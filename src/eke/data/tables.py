@@ -77,9 +77,7 @@ def _from_jsonl(text: str, name: str) -> Table:
         except ValueError as error:
             raise DataError(f"{name}, line {number} is not JSON: {error}.") from None
         if not isinstance(entry, dict):
-            raise DataError(
-                f'{name}, line {number} must look like {{"path": ..., "label": ...}}, not {line[:40]!r}.'
-            )
+            raise DataError(f'{name}, line {number} must look like {{"path": ..., "label": ...}}, not {line[:40]!r}.')
         entries.append({key.lower(): value for key, value in entry.items()})
     columns = dict.fromkeys(key for entry in entries for key in entry)
     return {column: [entry.get(column) for entry in entries] for column in columns}
@@ -115,9 +113,7 @@ def column_of(table: Table, wanted: Sequence[str], name: str) -> Sequence[Any]:
     )
 
 
-def split_and_groups(
-    table: Table, paths: Sequence[str], name: str
-) -> tuple[list[str] | None, list[str] | None]:
+def split_and_groups(table: Table, paths: Sequence[str], name: str) -> tuple[list[str] | None, list[str] | None]:
     """Return the columns `split` and `group`, None where they are missing or empty."""
     split = [known_split(word, name) for word in table.get("split", ())]
     groups = [as_word(word) for word in table.get("group", ())]

@@ -17,7 +17,13 @@ from eke.models.ema import Ema
 
 
 def save_checkpoint(
-    path: Path, *, step: int, fingerprint: str, method: nn.Module, average: Ema, optimizer: torch.optim.Optimizer
+    path: Path,
+    *,
+    step: int,
+    fingerprint: str,
+    method: nn.Module,
+    average: Ema,
+    optimizer: torch.optim.Optimizer,
 ) -> None:
     """Write the state after `step` steps; the previous checkpoint stays valid until the new one is on disk.
 

@@ -1,14 +1,14 @@
 """The run folder and its journal: what was asked, on what, what happened at each step, and what came of it.
 
-    config.json        the resolved options, which reproduce the run
-    split.json         ids of labeled, validation, unlabeled and test images
-    environment.json   versions, hardware, threads, commit
-    steps.jsonl        one line per logged window of steps, one per evaluation
-    checkpoint.pt      tensors and plain values: enough to go on exactly
-    model/             weights.safetensors and model.json: classes, preprocessing, architecture
-    predictions/       ids, labels and probabilities of validation and test images
-    results.json       final figures, with intervals
-    report.html        the same, to look at
+config.json        the resolved options, which reproduce the run
+split.json         ids of labeled, validation, unlabeled and test images
+environment.json   versions, hardware, threads, commit
+steps.jsonl        one line per logged window of steps, one per evaluation
+checkpoint.pt      tensors and plain values: enough to go on exactly
+model/             weights.safetensors and model.json: classes, preprocessing, architecture
+predictions/       ids, labels and probabilities of validation and test images
+results.json       final figures, with intervals
+report.html        the same, to look at
 """
 
 import json

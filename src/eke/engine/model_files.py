@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from eke.config import Options, parse
 from eke.errors import CheckpointError, ConfigError, first_line
@@ -48,7 +49,7 @@ def new_network(card: ModelCard, seed: int) -> Network:
     )
 
 
-def save_model(folder: Path, network: Network, card: ModelCard) -> None:
+def save_model(folder: Path, network: nn.Module, card: ModelCard) -> None:
     """Write weights and card, each atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_atomic(folder / WEIGHTS, lambda temporary: save_file(tensors, temporary))

@@ -59,7 +59,7 @@ def make_optimizer(module: nn.Module, options: OptimOptions) -> torch.optim.Opti
         return torch.optim.AdamW(groups, lr=options.lr, betas=(options.momentum, 0.999), fused=True)
     nesterov = options.nesterov and options.momentum > 0
     if options.name == "lars":
-        from timm.optim import Lars
+        from timm.optim.lars import Lars
 
         return Lars(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov)
     return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov, fused=True)

@@ -42,9 +42,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"compute.device = {name!r} cannot be used: {first_line(error)}") from None
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else device
 
 
 @contextmanager
@@ -67,7 +65,7 @@ def prepare_network(network: Network, options: ComputeOptions, device: torch.dev
     if world_size() > 1 and options.sync_norm:
         sync_batch_norm(network)
     if options.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     if options.compile:
         network.body.compile()
     return network.to(device)

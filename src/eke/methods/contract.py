@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from eke.config import Options
 from eke.data.stream import Batch, ViewPlan

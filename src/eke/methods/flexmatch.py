@@ -70,9 +70,7 @@ class FlexMatch(nn.Module):
 
         loss_x = cross_entropy(logits_x, batch.y)
         config = self.config
-        thresholds = flexible_thresholds(
-            self.selected_label, self.n_classes, config.tau, config.threshold_warmup
-        )
+        thresholds = flexible_thresholds(self.selected_label, self.n_classes, config.tau, config.threshold_warmup)
         pseudo_label, mask = confident_pseudo_label(logits_u_weak, thresholds)
         loss_u = cross_entropy(logits_u_strong, pseudo_label, mask)
         self._remember(batch.u_index, logits_u_weak)

@@ -54,9 +54,7 @@ class MeanTeacher(nn.Module):
 
     Config: ClassVar[type[Options]] = MeanTeacherConfig
     recipe: ClassVar[Mapping[str, Any]] = CIFAR_ADAM
-    views: ClassVar[ViewPlan] = ViewPlan(
-        labeled={"weak": "weak"}, unlabeled={"weak": "weak", "weak_2": "weak"}
-    )
+    views: ClassVar[ViewPlan] = ViewPlan(labeled={"weak": "weak"}, unlabeled={"weak": "weak", "weak_2": "weak"})
 
     def __init__(self, config: MeanTeacherConfig, network: Network, setting: Setting) -> None:
         super().__init__()

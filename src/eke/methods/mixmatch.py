@@ -56,9 +56,7 @@ class MixMatch(nn.Module):
 
     Config: ClassVar[type[Options]] = MixMatchConfig
     recipe: ClassVar[Mapping[str, Any]] = CIFAR_ADAM
-    views: ClassVar[ViewPlan] = ViewPlan(
-        labeled={"weak": "weak"}, unlabeled={"weak": "weak", "weak_2": "weak"}
-    )
+    views: ClassVar[ViewPlan] = ViewPlan(labeled={"weak": "weak"}, unlabeled={"weak": "weak", "weak_2": "weak"})
 
     def __init__(self, config: MixMatchConfig, network: Network, setting: Setting) -> None:
         super().__init__()
@@ -90,9 +88,7 @@ class MixMatch(nn.Module):
             probs = torch.stack([probabilities(self.network(view).logits) for view in views]).mean(0)
         return sharpen(probs, self.config.temperature)
 
-    def _mix(
-        self, images: list[Tensor], targets: list[Tensor], step: int
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _mix(self, images: list[Tensor], targets: list[Tensor], step: int) -> tuple[list[Tensor], list[Tensor]]:
         """Mix this process's part of X, U, U with partners from the global batch."""
         all_images = torch.cat([gather(part) for part in images])  # the order of one process: X, U, U
         all_targets = torch.cat([gather(part) for part in targets])
@@ -106,9 +102,7 @@ class MixMatch(nn.Module):
 
         sizes = [len(part) * world_size() for part in images]
         mixed_images, mixed_targets = [], []
-        for part, target, partners, shares in zip(
-            images, targets, order.split(sizes), share.split(sizes), strict=True
-        ):
+        for part, target, partners, shares in zip(images, targets, order.split(sizes), share.split(sizes), strict=True):
             mine, my_share = local_slice(partners), local_slice(shares)
             mixed_images.append(mixup(part, all_images[mine], my_share))
             mixed_targets.append(mixup(target, all_targets[mine], my_share))

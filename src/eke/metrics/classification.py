@@ -204,9 +204,7 @@ def calibration_interval(
 def _checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Floats, Ints]:
     p = np.asarray(probs, dtype=np.float64)
     if p.ndim != 2 or 0 in p.shape:
-        raise DataError(
-            f"Probabilities must be (images, classes), at least one of each; got shape {p.shape}."
-        )
+        raise DataError(f"Probabilities must be (images, classes), at least one of each; got shape {p.shape}.")
     y = _checked_classes(labels, p.shape[1])
     if len(y) != len(p):
         raise DataError(f"{len(p)} rows of probabilities do not match {len(y)} labels one to one.")
@@ -218,9 +216,7 @@ def _checked(probs: ArrayLike, labels: ArrayLike) -> tuple[Floats, Ints]:
 def _checked_classes(values: ArrayLike, n_classes: int) -> Ints:
     classes = np.asarray(values)
     if classes.ndim != 1 or not (np.issubdtype(classes.dtype, np.integer) or classes.size == 0):
-        raise DataError(
-            f"Labels must be one integer per image; got {classes.dtype} of shape {classes.shape}."
-        )
+        raise DataError(f"Labels must be one integer per image; got {classes.dtype} of shape {classes.shape}.")
     if classes.size and not 0 <= int(classes.min()) <= int(classes.max()) < n_classes:
         raise DataError(
             f"Labels must lie in 0..{n_classes - 1}; got {classes.min()}..{classes.max()}. "

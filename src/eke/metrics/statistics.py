@@ -198,9 +198,7 @@ def paired_permutation(a: PerImage, b: PerImage, *, n_resamples: int = 5000, see
     """
     _check_paired(a, b)
     if a.columns.shape != b.columns.shape:
-        raise DataError(
-            f"Swapping needs the same columns on both sides; got {a.columns.shape} and {b.columns.shape}."
-        )
+        raise DataError(f"Swapping needs the same columns on both sides; got {a.columns.shape} and {b.columns.shape}.")
     observed = abs(a.value() - b.value())
     n, generator = _n_images(a), _generator(seed, "permutation")
     step = b.columns - a.columns
@@ -215,9 +213,7 @@ def paired_permutation(a: PerImage, b: PerImage, *, n_resamples: int = 5000, see
     return (1 + reached) / (1 + n_resamples)
 
 
-def compare_images(
-    a: PerImage, b: PerImage, *, level: float = 0.95, n_resamples: int = 5000, seed: int = 0
-) -> Paired:
+def compare_images(a: PerImage, b: PerImage, *, level: float = 0.95, n_resamples: int = 5000, seed: int = 0) -> Paired:
     """Return a - b on the same images, with the interval of `paired_bootstrap`, p of `paired_permutation`."""
     interval = paired_bootstrap(a, b, level=level, n_resamples=n_resamples, seed=seed)
     return Paired(interval, paired_permutation(a, b, n_resamples=n_resamples, seed=seed))

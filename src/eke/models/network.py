@@ -71,9 +71,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std, default=0) <= 0:
-            raise ConfigError(
-                f"mean {tuple(mean)} and std {tuple(std)} must hold one number per channel, std above 0."
-            )
+            raise ConfigError(f"mean {tuple(mean)} and std {tuple(std)} must hold one number per channel, std above 0.")
         self.body = body
         self.head = head
         self.dropout = nn.Dropout(dropout)

@@ -128,9 +128,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 
     In train mode it still normalizes with the statistics of the batch, in eval mode with the running ones.
     """
-    norms = [
-        layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats
-    ]
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:

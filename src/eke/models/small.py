@@ -58,9 +58,7 @@ class LeNet(nn.Module):
         super().__init__()
         h, w = (((side - 4) // 2 - 4) // 2 for side in size)
         if min(h, w) < 1:
-            raise ConfigError(
-                f"lenet needs images of 16 or more pixels a side, not {size}: choose model.name=small."
-            )
+            raise ConfigError(f"lenet needs images of 16 or more pixels a side, not {size}: choose model.name=small.")
         self.block1 = nn.Sequential(nn.Conv2d(channels, 10, 5), nn.MaxPool2d(2), nn.ReLU())
         self.block2 = nn.Sequential(nn.Conv2d(10, 20, 5), nn.MaxPool2d(2), nn.ReLU())
         self.drop = nn.Dropout(dropout)
@@ -92,9 +90,7 @@ class Cnn8(nn.Module):
     def __init__(self, channels: int, size: tuple[int, int], dropout: float = 0.3) -> None:
         super().__init__()
         if min(size) < 24:
-            raise ConfigError(
-                f"cnn8 needs images of 24 or more pixels a side, not {size}: choose model.name=small."
-            )
+            raise ConfigError(f"cnn8 needs images of 24 or more pixels a side, not {size}: choose model.name=small.")
 
         def unit(inputs: int, outputs: int, padding: int = 1) -> list[nn.Module]:
             convolution = nn.Conv2d(inputs, outputs, 3, 1, padding)

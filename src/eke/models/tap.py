@@ -33,9 +33,7 @@ class Layout(NamedTuple):
 
 
 @contextmanager
-def tapped(
-    body: nn.Module, names: Sequence[str], images: torch.Size, layout: Layout
-) -> Iterator[dict[str, Tensor]]:
+def tapped(body: nn.Module, names: Sequence[str], images: torch.Size, layout: Layout) -> Iterator[dict[str, Tensor]]:
     """Fill a dictionary with the maps (N, C, h, w) of layers `names` while the body runs once inside `with`.
 
     Each map lies on the path from images to outputs, so outputs can be differentiated with respect to it, to
@@ -85,9 +83,7 @@ def tapped(
     for name, outputs in found.items():
         kept = _single(name, outputs, modules)
         if not kept.is_inference() and kept._version != versions[name]:
-            raise ConfigError(
-                f"The network overwrites the output of layer {name!r}. {_neighbors(name, modules)}"
-            )
+            raise ConfigError(f"The network overwrites the output of layer {name!r}. {_neighbors(name, modules)}")
         features[name] = kept
 
 
@@ -130,9 +126,7 @@ def _take(module: nn.Module, output: Any, images: torch.Size, layout: Layout) ->
     """Return (the map to keep, what the body goes on with, made of the map), or what is wrong."""
     if not isinstance(output, Tensor):
         return f"gives a {type(output).__name__}, not a tensor"
-    if (
-        torch.is_grad_enabled() and not output.requires_grad
-    ):  # below the first trained layer, or in an average
+    if torch.is_grad_enabled() and not output.requires_grad:  # below the first trained layer, or in an average
         output = output.detach().requires_grad_()
     first = isinstance(module, _CHANNELS_FIRST)
     tokens = layout.prefix_tokens is not None and not first
@@ -158,9 +152,7 @@ def _single(name: str, outputs: list[Tensor | str], modules: dict[str, nn.Module
     if len(outputs) == 1:
         problem = outputs[0]
     else:
-        problem = (
-            f"is called {len(outputs)} times in one forward" if outputs else "is never called in a forward"
-        )
+        problem = f"is called {len(outputs)} times in one forward" if outputs else "is never called in a forward"
     raise ConfigError(f"Layer {name!r} {problem}. {_neighbors(name, modules)}")
 
 

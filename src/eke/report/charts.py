@@ -31,7 +31,7 @@ _CSS = {_INK: "currentColor", _GRID: "var(--grid)"} | {
 _DASHES: list[tuple[float, ...]] = [(), (6, 2.5), (2, 2), (8, 2, 2, 2)]
 _MAX_POINTS = 300  # of one curve: more than a chart of this width can show
 _WIDTH = 460  # pixels at scale 1; the page scales charts between 360 and 640
-_NAME_LENGTH = 26  # letters of a name that fit beside a bar
+_NAME_LENGTH = 24  # letters of a name that fit beside a bar
 
 
 class Curve(NamedTuple):
@@ -130,11 +130,7 @@ def interval_bars(title: str, rows: Sequence[tuple[str, Interval]]) -> Chart:
         axes.margins(x=0.06)
         _percent(axes.xaxis)
 
-    alt = (
-        f"{title}: "
-        + "; ".join(f"{name} {_number(each.value, True)}{_ends(each)}" for name, each in rows)
-        + "."
-    )
+    alt = f"{title}: " + "; ".join(f"{name} {_number(each.value, True)}{_ends(each)}" for name, each in rows) + "."
     return Chart(title, _svg(draw, 44 + 34 * len(rows), alt), alt)
 
 
@@ -170,9 +166,7 @@ def reliability_diagram(title: str, table: Reliability) -> Chart:
     return Chart(title, _svg(draw, 320, alt), alt)
 
 
-def distribution_bars(
-    title: str, classes: Sequence[str], series: Sequence[tuple[str, NDArray[np.float64]]]
-) -> Chart:
+def distribution_bars(title: str, classes: Sequence[str], series: Sequence[tuple[str, NDArray[np.float64]]]) -> Chart:
     """Draw the shares (K,) of several distributions over the same classes, one group of bars per class."""
     n, k = len(series), len(classes)
     thick = 0.76 / n
@@ -258,7 +252,7 @@ def _names_on_y(axes: Any, names: Sequence[str]) -> None:
 
 
 def _name_margin(names: Sequence[str]) -> int:
-    return 22 + math.ceil(6.4 * max((_columns(_short(name)) for name in names), default=0))
+    return 22 + math.ceil(6.8 * max((_columns(_short(name)) for name in names), default=0))
 
 
 def _columns(text: str) -> int:

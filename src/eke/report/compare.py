@@ -39,8 +39,7 @@ def _headline(report: CompareReport) -> list[str]:
     if report.comparisons:
         adjusted = _adjusted(report)
         unsure = sum(
-            not c.paired.decided or p > 1 - report.level
-            for c, p in zip(report.comparisons, adjusted, strict=True)
+            not c.paired.decided or p > 1 - report.level for c, p in zip(report.comparisons, adjusted, strict=True)
         )
         n = len(report.comparisons)
         lines.append(f"{count(n - unsure, 'difference')} of {n} can be told from chance, {unsure} cannot.")

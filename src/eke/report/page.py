@@ -66,9 +66,7 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise ValueError(
-                    f"table {self.caption!r} has {len(self.columns)} columns, but a row of {len(row)}"
-                )
+                raise ValueError(f"table {self.caption!r} has {len(self.columns)} columns, but a row of {len(row)}")
 
     @property
     def cells(self) -> list[list[Cell]]:

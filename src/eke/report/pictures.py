@@ -45,7 +45,5 @@ def is_small(image: Image) -> bool:
 def _checked(image: Image) -> Image:
     fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
     if not fits or image.dtype != np.uint8 or 0 in image.shape:
-        raise DataError(
-            f"A picture must be uint8, (H,W) or (H,W,1 or 3); got {image.dtype} of shape {image.shape}."
-        )
+        raise DataError(f"A picture must be uint8, (H,W) or (H,W,1 or 3); got {image.dtype} of shape {image.shape}.")
     return np.ascontiguousarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)

@@ -63,9 +63,7 @@ def _difference_in_words(against: str, paired: Paired) -> str:
     span = ends(paired.interval, signed=True)
     if tone == "unsure":
         reach = (
-            f": the interval of the difference, {span} points, contains 0"
-            if span
-            else ": one run gives no interval"
+            f": the interval of the difference, {span} points, contains 0" if span else ": one run gives no interval"
         )
         return f"Cannot tell whether it is better than {against}{reach}."
     return f"Against {against}: {points(paired.interval.value)} points ({span}), {VERDICT_WORDS[tone]}."
@@ -194,6 +192,4 @@ def _mistakes(report: RunReport) -> list[Block]:
 def _problems(report: RunReport) -> list[Block]:
     rows = [[p.path, p.kind, p.remedy] for p in report.problems]
     caption = f"{count(len(rows), 'item')} set aside; nothing was deleted"
-    return (
-        [Table(caption, ["File", "What is wrong", "What to do"], rows, n_text=3, n_shown=20)] if rows else []
-    )
+    return [Table(caption, ["File", "What is wrong", "What to do"], rows, n_text=3, n_shown=20)] if rows else []

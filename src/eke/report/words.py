@@ -78,6 +78,4 @@ def difference_cell(
     shown = paired.p if p is None else p
     tone = verdict(paired, higher_is_better=higher_is_better, p=math.nan if p is None else p, alpha=1 - level)
     detail = "\n".join(part for part in (ends(paired.interval, signed=True), p_value(shown)) if part)
-    return Cell(
-        f"{points(paired.interval.value)} · {VERDICT_WORDS[tone]}", detail or "no interval from one run", tone
-    )
+    return Cell(f"{points(paired.interval.value)} · {VERDICT_WORDS[tone]}", detail or "no interval from one run", tone)

@@ -11,6 +11,7 @@ from eke.engine.predict import Predictions
 from eke.engine.processes import choose_device
 from eke.errors import ConfigError, DataError
 from eke.metrics.statistics import holm
+from eke.progress import Progress, silent
 from eke.report.compare import compare_page
 from eke.report.content import CompareReport, Comparison, Metric
 from eke.report.page import write_page
@@ -18,16 +19,13 @@ from eke.tasks.fit import baseline_options, train_baseline_of
 from eke.tasks.measure import difference
 from eke.tasks.options import FitOptions
 from eke.tasks.prepare import prepare
-from eke.progress import Progress, silent
 from eke.tasks.report import curves_of, figures_of, paired
 
 FAMILY: tuple[Metric, ...] = ("accuracy",)
 """Figures whose differences are tested; a longer family would need stronger evidence for each."""
 
 
-def compare(
-    runs: list[Path], out: Path, *, equal_images: bool = False, progress: Progress = silent
-) -> dict[str, Any]:
+def compare(runs: list[Path], out: Path, *, equal_images: bool = False, progress: Progress = silent) -> dict[str, Any]:
     """Compare finished runs that were measured on the same images, and write a page.
 
     Args:
@@ -61,9 +59,7 @@ def compare(
         raise DataError("These runs have no common test or validation images, so there is nothing to compare.")
     predictions = {name: Predictions.load(folder.predictions(split)) for name, folder in named.items()}
     pairs = [(a, b, difference(predictions[a], predictions[b])) for a, b in combinations(named, 2)]
-    comparisons = [
-        Comparison(a, b, metric, paired(compared[metric])) for a, b, compared in pairs for metric in FAMILY
-    ]
+    comparisons = [Comparison(a, b, metric, paired(compared[metric])) for a, b, compared in pairs for metric in FAMILY]
     report = CompareReport(
         title=f"{len(named)} runs compared",
         command=shlex.join(["eke", "compare", *map(str, runs), "--out", str(out)]),

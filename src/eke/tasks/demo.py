@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+from eke.progress import Progress, silent
 from eke.tasks.fit import fit
 from eke.tasks.options import FitOptions, resolve
-from eke.progress import Progress, silent
 
 
 def demo_options(seed: int) -> FitOptions:
     """FixMatch on scikit-learn's handwritten digits (1,797 images of 8x8), 4 labels per class, all for training.
 
-    A digit's mirror image is another sign, so no view flips. Nothing is chosen on validation here, so every label trains; a third of the images is held out
-    as the test set.
+    A digit's mirror image is another sign, so no view flips. Nothing is chosen on validation here, so every label
+    trains; a third of the images is held out as the test set.
     """
     return resolve(
         "fixmatch",

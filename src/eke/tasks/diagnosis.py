@@ -87,9 +87,7 @@ def label_warnings(images: ImageSet, counts: dict[str, dict[str, int]], imbalanc
     """Warn of classes without, with one, or with uneven labels."""
     train = {name: n for name, n in counts.get("train", {}).items() if name in images.classes}
     if not any(train.values()):
-        return [
-            "No training image is labeled: give labels by class folders, or by --labels FILE."
-        ]
+        return ["No training image is labeled: give labels by class folders, or by --labels FILE."]
     warnings = []
     if len(train) == 1:
         warnings.append(f"There is one class only ({images.classes[0]!r}): nothing to tell apart.")
@@ -100,9 +98,7 @@ def label_warnings(images: ImageSet, counts: dict[str, dict[str, int]], imbalanc
     if single:
         warnings.append(f"One label only in {_some(single)}: it trains, so nothing of the class validates.")
     if imbalance is not None and imbalance > IMBALANCE:
-        warnings.append(
-            f"The largest class has {imbalance:.0f} times the labels of the smallest: watch macro-F1."
-        )
+        warnings.append(f"The largest class has {imbalance:.0f} times the labels of the smallest: watch macro-F1.")
     strange = [name for part in counts.values() for name in part if name not in images.classes]
     if strange:
         warnings.append(f"The test images have classes that training lacks: {_some(sorted(set(strange)))}.")
@@ -139,9 +135,7 @@ def other_warnings(images: ImageSet, pixels: Pixels, doubts: Sequence[Doubt]) ->
     """Warn of small and animated images, folders that may be groups, and doubtful labels."""
     warnings = []
     if pixels.small:
-        warnings.append(
-            f"{len(pixels.small)} image(s) have a side below {SMALL_SIDE} pixels: {_some(pixels.small)}."
-        )
+        warnings.append(f"{len(pixels.small)} image(s) have a side below {SMALL_SIDE} pixels: {_some(pixels.small)}.")
     if pixels.animated:
         warnings.append(
             f"{len(pixels.animated)} animated image(s), whose first frame counts: {_some(pixels.animated)}."
@@ -160,9 +154,7 @@ def other_warnings(images: ImageSet, pixels: Pixels, doubts: Sequence[Doubt]) ->
 
 def _below_class(path: str, classes: Sequence[str]) -> bool:
     folders = path.split("/")[:-1]
-    return (
-        len(folders) > 1 and folders[-1] not in classes and any(folder in classes for folder in folders[:-1])
-    )
+    return len(folders) > 1 and folders[-1] not in classes and any(folder in classes for folder in folders[:-1])
 
 
 def _some(names: Sequence[str]) -> str:
@@ -195,9 +187,7 @@ def render(diagnosis: Diagnosis) -> str:
 def _table(counts: dict[str, dict[str, int]]) -> list[str]:
     """Return lines of labeled images per class and part: the 20 largest classes, then the smallest."""
     parts = list(counts)
-    names = sorted(
-        {name for part in counts.values() for name in part}, key=lambda name: -_total(counts, name)
-    )
+    names = sorted({name for part in counts.values() for name in part}, key=lambda name: -_total(counts, name))
     if not names:
         return ["no labels"]
     shown = names if len(names) <= 22 else [*names[:20], names[-1]]
@@ -206,9 +196,7 @@ def _table(counts: dict[str, dict[str, int]]) -> list[str]:
     for name in shown:
         if name == names[-1] and len(shown) < len(names):
             lines.append(f"... {len(names) - len(shown)} more classes")
-        lines.append(
-            name.ljust(width) + "".join(f"{counts[part].get(name, 0):,}".rjust(10) for part in parts)
-        )
+        lines.append(name.ljust(width) + "".join(f"{counts[part].get(name, 0):,}".rjust(10) for part in parts))
     return lines
 
 

@@ -63,10 +63,8 @@ def diagnose(
     images = open_images(source, labels=labels, group_level=group_level, progress=progress)
     sets = [images] + ([open_images(test, group_level=group_level, progress=progress)] if test else [])
     checks = [check_images(image_set, progress) for image_set in sets]
-    entries = [
-        entry for place, image_set in enumerate(sets) for entry in _entries(image_set, is_test=place > 0)
-    ]
-    leaks = _leaks(entries, sets, np.concatenate([checked.thumbnails for checked in checks]))
+    entries = [entry for place, image_set in enumerate(sets) for entry in _entries(image_set, is_test=place > 0)]
+    leaks = _leaks(entries, sets, checks)
     counts = _counts(entries, images.classes)
     pixels = _pixels(entries, checks)
     problems = [problem for image_set in sets for problem in image_set.problems]
@@ -136,21 +134,20 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _leaks(entries: Sequence[_Entry], sets: Sequence[ImageSet], thumbnails: np.ndarray) -> Leaks:
-    pairs = [(entries[a], entries[b]) for a, b in near_duplicates(thumbnails).tolist()]
+def _leaks(entries: Sequence[_Entry], sets: Sequence[ImageSet], checks: Sequence[Checked]) -> Leaks:
+    headers = [header for checked in checks for header in checked.headers]
+    readable = [row for row, header in enumerate(headers) if header]
+    thumbnails = np.concatenate([checked.thumbnails for checked in checks])[readable]
+    pairs = [(entries[readable[a]], entries[readable[b]]) for a, b in near_duplicates(thumbnails).tolist()]
     pairs = [(a, b) for a, b in pairs if a.id != b.id]
-    across = [
-        (b, a) if a.part == "test" else (a, b) for a, b in pairs if (a.part == "test") != (b.part == "test")
-    ]
+    across = [(b, a) if a.part == "test" else (a, b) for a, b in pairs if (a.part == "test") != (b.part == "test")]
     groups = [{entry.group for entry in entries if (entry.part == "test") == test} for test in (False, True)]
     theirs = {name for image_set in sets[1:] for name in image_set.ids}
     shared = [path for name, path in zip(sets[0].ids, sets[0].paths, strict=True) if name in theirs]
     folded = [problem.path for problem in sets[0].problems if problem.kind == "leak"]
     return Leaks(
         near=[(a.path, b.path) for a, b in pairs if (a.part == "test") == (b.part == "test")],
-        near_conflicts=[
-            (a.path, a.word, b.path, b.word) for a, b in pairs if a.word and b.word and a.word != b.word
-        ],
+        near_conflicts=[(a.path, a.word, b.path, b.word) for a, b in pairs if a.word and b.word and a.word != b.word],
         shared=shared + folded,
         near_test=[(a.path, b.path) for a, b in across],
         groups=sorted((groups[0] & groups[1]) - {""}),

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 
 from eke.data.images import ImageSet, with_classes
-from eke.data.sources import open_images
 from eke.engine.journal import RunFolder
 from eke.engine.model_files import ModelCard, load_model
 from eke.engine.predict import Predictions, predict_probs
 from eke.engine.processes import choose_device
-from eke.tasks.measure import METRICS, labeled_only, measure
-from eke.tasks.prepare import cache_problems, open_cache
 from eke.progress import Progress, silent
+from eke.tasks.measure import METRICS, labeled_only, measure
+from eke.tasks.prepare import open_pixels
 
 
 def predict_source(
@@ -32,17 +31,13 @@ def predict_source(
     """
     device = choose_device("auto")
     network, card = load_model(RunFolder(run).model, device)
-    images = open_images(source, progress=progress)
-    if labeled:
-        images = with_classes(images, card.classes)
-    cache = open_cache(images, card.size, card.channels, card.fit, progress)
-    bad = {problem.row for problem in cache.problems}
-    rows = [row for row in range(len(images)) if row not in bad]
-    with progress("predicting", len(rows)) as advance:
-        probs = predict_probs(network, cache.resident(device).read, rows, device, advance)
+    images, pixels, rows, problems = open_pixels(source, card, progress)
     kept = images.select(rows)
+    if labeled:
+        kept = with_classes(kept, card.classes)
+    with progress("predicting", len(rows)) as advance:
+        probs = predict_probs(network, pixels.resident(device).read, rows, device, advance)
     labels = kept.labels if labeled else np.full(len(rows), -1, np.int64)
-    problems = [vars(p) for p in images.problems] + cache_problems(cache)
     return Predictions(np.array(kept.ids), labels, probs.numpy()), kept, card, problems
 
 
@@ -53,7 +48,7 @@ def evaluate(run: Path, source: str, progress: Progress = silent) -> dict[str, A
         CheckpointError: the run is not finished or its files are damaged.
         DataError: no image is labeled, or a class is unknown to the run.
     """
-    predictions, images, card, problems = predict_source(run, source, progress, labeled=True)
+    predictions, _, card, problems = predict_source(run, source, progress, labeled=True)
     known = labeled_only(predictions)
     unlabeled = len(predictions.labels) - len(known.labels)
     return {

@@ -17,10 +17,10 @@ from eke.errors import CheckpointError, ConfigError
 from eke.files import write_json
 from eke.methods import METHODS
 from eke.models.ema import Ema
+from eke.progress import Progress, silent
 from eke.tasks.measure import METRICS, difference
 from eke.tasks.options import FitOptions, budget_seconds
 from eke.tasks.prepare import Material, prepare
-from eke.progress import Progress, silent
 from eke.tasks.report import write_report
 from eke.tasks.train import make_method, train
 
@@ -216,9 +216,7 @@ def baseline_options(options: FitOptions) -> FitOptions:
     )
 
 
-def train_baseline(
-    options: FitOptions, material: Material, folder: RunFolder, progress: Progress
-) -> RunFolder | None:
+def train_baseline(options: FitOptions, material: Material, folder: RunFolder, progress: Progress) -> RunFolder | None:
     """Return the run to compare with: the one named, or a supervised one with equal steps, trained or found."""
     if options.baseline not in {"auto", "none"}:
         return RunFolder(Path(options.baseline))
@@ -227,12 +225,14 @@ def train_baseline(
     return train_baseline_of(baseline_options(options), material, folder, progress)
 
 
-def train_baseline_of(
-    chosen: FitOptions, material: Material, folder: RunFolder, progress: Progress
-) -> RunFolder:
+def train_baseline_of(chosen: FitOptions, material: Material, folder: RunFolder, progress: Progress) -> RunFolder:
     """Train the supervised run `chosen` beside the run in `folder`, or find it there: its name is its options' hash."""
     determines = chosen.model_dump(mode="json", exclude={"checkpoint", "evaluate"})
-    seen = {"labeled": material.split.labeled, "validation": material.split.validation, "test": material.split.test}
+    seen = {
+        "labeled": material.split.labeled,
+        "validation": material.split.validation,
+        "test": material.split.test,
+    }
     base = RunFolder(folder.path.parent / "baselines" / f"supervised-{fingerprint(merge(determines, seen))}")
     if not base.results.exists():
         if collectives.rank() == 0 and not base.exists():
@@ -273,7 +273,10 @@ def render(results: dict[str, Any]) -> str:
     if "test" not in shown:
         lines += ["", "No test images were named (--test SOURCE), so there are no test figures."]
     if results["problems"]:
-        lines += ["", f"{len(results['problems'])} images or rows were set aside; results.json and the report name them."]
+        lines += [
+            "",
+            f"{len(results['problems'])} images or rows were set aside; results.json and the report name them.",
+        ]
     return "\n".join([*lines, "", f"run     {results['run']}", f"report  {results['report']}"])
 
 

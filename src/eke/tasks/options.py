@@ -61,7 +61,7 @@ class FitOptions(Options):
     """auto: a supervised run with equal labels, labeled views, labeled batch and steps; none; or a run folder."""
     seed: int = Field(0, ge=0)
     """Seed of split, weights, batches and views."""
-    views: dict[str, str] = {}
+    views: dict[str, str] = Field(default_factory=dict)
     """Other presets for the method's views, such as {"weak": "weak-noflip"} for digits."""
     data: DataOptions = DataOptions()
     model: ModelOptions = ModelOptions()
@@ -93,12 +93,12 @@ def budget_seconds(text: str) -> float:
 
 
 def resolve(
-    method: str, flags: Mapping[str, Any], assignments: Sequence[str] = (), config: Path | None = None
+    method: str | None, flags: Mapping[str, Any], assignments: Sequence[str] = (), config: Path | None = None
 ) -> FitOptions:
     """Make one set of options; later sources win: defaults < recipe < `config` < `assignments` < `flags`.
 
     Args:
-        method: name of the method, one of METHODS.
+        method: name of the method, one of METHODS; None: the one that `config` names, else fixmatch.
         flags: nested values; None means "not given".
         assignments: `a.b=c` words.
         config: YAML or JSON file of nested values.
@@ -106,11 +106,13 @@ def resolve(
     Raises:
         ConfigError: a name is unknown or a value is out of range.
     """
+    given = merge(read_file(config) if config else {}, from_assignments(assignments))
+    own = dict(given.pop("method", {}))
+    named = own.pop("name", "fixmatch")
+    method = method or named
     if method not in METHODS:
         raise ConfigError(f"Unknown method {method!r}. {did_you_mean(method, METHODS)}")
     kind = METHODS[method]
-    given = merge(read_file(config) if config else {}, from_assignments(assignments))
-    own = {name: value for name, value in given.pop("method", {}).items() if name != "name"}
     values = merge(merge(dict(kind.recipe), given), _given(flags))
     values["method"] = {"name": method, **parse(kind.Config, own, where="method").model_dump(mode="json")}
     return parse(FitOptions, values)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from eke.files import write_atomic
-from eke.tasks.evaluate import predict_source
 from eke.progress import Progress, silent
+from eke.tasks.evaluate import predict_source
 
 
 def predict(run: Path, source: str, out: Path, progress: Progress = silent) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from eke.data.splits import Split, make_split
 from eke.engine.model_files import ModelCard
 from eke.engine.predict import Predictions, predict_probs
 from eke.errors import DataError
-from eke.models.network import Network
-from eke.tasks.options import FitOptions
 from eke.progress import Progress, silent
+from eke.tasks.options import FitOptions
 
 STATISTICS_SAMPLE = 5000
 """Training images from which mean and standard deviation of the pixels are taken."""
@@ -107,7 +106,8 @@ def prepare(options: FitOptions, device: torch.device, progress: Progress) -> Ma
         [int(row) for row in images.positions(ids) if int(row) not in bad]
         for ids in (split.labeled, split.unlabeled, split.validation)
     )
-    test, test_problems = None, []
+    test: Part | None = None
+    test_problems: list[dict[str, str]] = []
     if split.test:
         test, test_problems = _test_part(images, tests, split, pixels, bad, size, channels, options, device, progress)
     mean, std = pixel_statistics(pixels, labeled + unlabeled)
@@ -156,9 +156,7 @@ def _test_part(
     return Part(tests, cache.resident(device), rows), [vars(p) for p in tests.problems] + cache_problems(cache)
 
 
-def open_cache(
-    images: ImageSet, size: tuple[int, int], channels: int, fit: str, progress: Progress
-) -> PixelCache:
+def open_cache(images: ImageSet, size: tuple[int, int], channels: int, fit: str, progress: Progress) -> PixelCache:
     """Build or open the pixel cache of an image set, in EKE_CACHE or the user's cache folder."""
     base = Path(os.environ.get("EKE_CACHE") or Path.home() / ".cache" / "eke")
     return build_cache(images, size, channels=channels, fit=fit, folder=base / "pixels", progress=progress)
@@ -184,3 +182,16 @@ def pixel_statistics(pixels: Pixels, rows: list[int]) -> tuple[tuple[float, ...]
     return tuple(mean.tolist()), tuple(std.clamp_min(1e-3).tolist())
 
 
+def open_pixels(
+    source: Any, card: ModelCard, progress: Progress = silent
+) -> tuple[ImageSet, PixelCache, list[int], list[dict[str, str]]]:
+    """Open any source as a trained model wants its images.
+
+    Returns:
+        Images, pixels, the rows that could be decoded, and what was set aside.
+    """
+    images = open_images(source, progress=progress)
+    cache = open_cache(images, card.size, card.channels, card.fit, progress)
+    bad = {problem.row for problem in cache.problems}
+    rows = [row for row in range(len(images)) if row not in bad]
+    return images, cache, rows, [vars(p) for p in images.problems] + cache_problems(cache)

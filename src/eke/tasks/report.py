@@ -15,9 +15,8 @@ from eke.engine.predict import Predictions
 from eke.engine.processes import choose_device
 from eke.metrics.classification import confusion_matrix, reliability
 from eke.metrics.statistics import Interval, Paired
+from eke.progress import Progress, silent
 from eke.report.charts import Curve
-from eke.report.page import write_page
-from eke.report.run import run_page
 from eke.report.content import (
     Budget,
     CurveChart,
@@ -29,10 +28,11 @@ from eke.report.content import (
     RunReport,
     ViewRow,
 )
+from eke.report.page import write_page
+from eke.report.run import run_page
 from eke.tasks.measure import METRICS
 from eke.tasks.options import FitOptions
 from eke.tasks.prepare import Material, prepare
-from eke.progress import Progress, silent
 from eke.tasks.train import make_method
 
 N_MISTAKES = 24
@@ -98,10 +98,7 @@ _EQUAL = "same labels, labeled views, labeled batch, optimizer and steps"
 
 def fit_command(options: FitOptions, run: Path) -> str:
     """Return the command that repeats a run: its config.json holds every option."""
-    return shlex.join(
-        ["eke", "fit", options.source, "--method", options.method["name"], "--config", str(run / "config.json")]
-        + ["--out", "ANOTHER-FOLDER"]
-    )
+    return shlex.join(["eke", "fit", options.source, "--config", str(run / "config.json"), "--out", "ANOTHER-FOLDER"])
 
 
 def figures_of(name: str, results: dict[str, Any], split: str, note: str = "") -> Figures:
@@ -109,7 +106,11 @@ def figures_of(name: str, results: dict[str, Any], split: str, note: str = "") -
     evaluated = results["evaluations"].get(split)
     intervals = {metric: interval(evaluated[metric]) if evaluated else None for metric in METRICS}
     return Figures(
-        name, labels=results["labels"]["total"], images=results["images_through_network"], note=note, **intervals
+        name,
+        labels=results["labels"]["total"],
+        images=results["images_through_network"],
+        note=note,
+        **intervals,
     )
 
 

@@ -1,6 +1,5 @@
 """Train one method on prepared material into one run folder: the loop, and what stands between its steps."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from eke.engine.journal import Journal, RunFolder, describe_environment
 from eke.engine.loop import StepReport, run_steps
 from eke.engine.model_files import new_network, save_model
 from eke.engine.optim import learning_rate, make_optimizer
-from eke.engine.predict import Predictions, predict_probs
+from eke.engine.predict import predict_probs
 from eke.engine.processes import autocast, prepare_network, spread
 from eke.errors import ConfigError, did_you_mean
 from eke.files import write_json
@@ -22,10 +21,10 @@ from eke.methods import METHODS
 from eke.methods.contract import Setting
 from eke.models.ema import Ema
 from eke.models.network import Network
+from eke.progress import Progress
 from eke.tasks.measure import measure
 from eke.tasks.options import FitOptions, method_options
 from eke.tasks.prepare import Material
-from eke.progress import Progress
 
 POOL_SAMPLE = 2000
 """Unlabeled images that are predicted at the end, for the distribution of predicted classes."""
@@ -47,7 +46,12 @@ def train(options: FitOptions, material: Material, folder: RunFolder, *, resume:
     first = 0
     if resume and folder.checkpoint.exists():
         first = load_checkpoint(
-            folder.checkpoint, fingerprint=identity, method=method, average=average, optimizer=optimizer, device=device
+            folder.checkpoint,
+            fingerprint=identity,
+            method=method,
+            average=average,
+            optimizer=optimizer,
+            device=device,
         )
     journal = Journal(folder, options.evaluate.log_every_steps, first)
     evaluate_every = options.evaluate.every_steps or max(1, total // 10)
@@ -153,7 +157,9 @@ def evaluate_during(journal: Journal, average: Ema, material: Material, step: in
     journal.write_evaluation(step, "validation", {"accuracy": accuracy})
 
 
-def finish(options: FitOptions, material: Material, folder: RunFolder, network: Network, progress: Progress) -> None:
+def finish(
+    options: FitOptions, material: Material, folder: RunFolder, network: torch.nn.Module, progress: Progress
+) -> None:
     """Save the model, read validation and test once, and write predictions and results."""
     save_model(folder.model, network, material.card)
     evaluations: dict[str, Any] = {}
@@ -182,7 +188,7 @@ def finish(options: FitOptions, material: Material, folder: RunFolder, network: 
     write_json(folder.environment, describe_environment(material.device))
 
 
-def pool_distribution(network: Network, material: Material, seed: int) -> dict[str, Any] | None:
+def pool_distribution(network: torch.nn.Module, material: Material, seed: int) -> dict[str, Any] | None:
     """Count predicted classes over a sample of the unlabeled pool, beside the labels' own distribution."""
     if not len(material.unlabeled):
         return None

@@ -1,0 +1,133 @@
+"""The Python face: `eke.fit` trains, `eke.load` opens what was trained."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eke.config import merge
+from eke.engine.journal import RunFolder
+from eke.engine.model_files import load_model
+from eke.engine.predict import predict_probs
+from eke.engine.processes import choose_device
+from eke.errors import ConfigError
+from eke.progress import bars, silent
+from eke.tasks.fit import fit as fit_task
+from eke.tasks.options import resolve
+from eke.tasks.prepare import open_pixels
+
+
+class Run:
+    """A finished run: its results, and its model.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        CheckpointError: the run is not finished, or its files are damaged or unsafe.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        folder = RunFolder(Path(path))
+        self.path = folder.path
+        self.results: dict[str, Any] = folder.read(folder.results)
+        """What results.json holds: figures with intervals, label budget, baseline, differences."""
+        self.device = choose_device("auto")
+        self.network, self.card = load_model(folder.model, self.device)
+        self.classes = self.card.classes
+
+    def read(self, source: str | Path | NDArray[Any]) -> torch.Tensor:
+        """Open images from any source and bring them to the model's size: uint8 (N, C, H, W).
+
+        Images that cannot be read are left out.
+        """
+        _, pixels, rows, _ = open_pixels(source, self.card)
+        return pixels.read(rows)
+
+    def predict_proba(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """Return class probabilities (N, K) of uint8 images (N, C, H, W), as `read` gives them."""
+        return predict_probs(self.network, lambda rows: images[list(rows)], range(len(images)), self.device).numpy()
+
+    def predict(self, images: torch.Tensor) -> list[str]:
+        """Return the class name of each image."""
+        return [self.classes[k] for k in self.predict_proba(images).argmax(1)]
+
+
+def fit(
+    source: str | Path,
+    *,
+    method: str = "fixmatch",
+    test: str | Path | None = None,
+    labels: Sequence[str | Path] = (),
+    labels_per_class: int | None = None,
+    model: str | None = None,
+    steps: int | None = None,
+    budget: str | None = None,
+    baseline: str = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Run:
+    """Train a method and its supervised baseline on the same labels, as `eke fit` does.
+
+    Args:
+        source: folder, table, zip, parquet, npz or "digits": see docs/data.md.
+        method: one of `eke.methods.METHODS`.
+        test: labeled test images, read once, at the end.
+        labels: label files laid over the source's own labels; later ones win.
+        labels_per_class: use only so many labels of each class, training + validation.
+        model: name of a model; default by image size.
+        steps: training steps.
+        budget: time instead of steps, such as "20m".
+        baseline: "auto", "none", or a run folder to compare with.
+        seed: of split, weights, batches and views.
+        out: run folder.
+        options: further options by path, such as {"batch.mu": 4}.
+        resume: go on with an interrupted run in `out`.
+        progress: show bars on standard error.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        EkeError: see `eke.errors`; the message says what to do.
+    """
+    flags: dict[str, Any] = {
+        "source": str(source),
+        "test": None if test is None else str(test),
+        "labels": [str(file) for file in labels] or None,
+        "steps": steps,
+        "budget": budget,
+        "baseline": baseline,
+        "seed": seed,
+        "data": {"labels_per_class": labels_per_class},
+        "model": {"name": model},
+    }
+    resolved = resolve(method, _nested(options or {}, flags))
+    shown = bars if progress else silent
+    results = fit_task(resolved, Path(out) if out else None, resume=resume, progress=shown)
+    if results is None:
+        raise ConfigError("eke.fit returns a run on the first process only. Call `torchrun -m eke fit` instead.")
+    return Run(results["run"])
+
+
+def load(path: str | Path) -> Run:
+    """Open a finished run.
+
+    Raises:
+        CheckpointError: the run is not finished, or its files are damaged or unsafe.
+    """
+    return Run(path)
+
+
+def _nested(paths: Mapping[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    for path, value in paths.items():
+        for name in reversed(path.split(".")):
+            value = {name: value}
+        base = merge(base, value)
+    return base

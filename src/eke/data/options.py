@@ -1,0 +1,48 @@
+"""The options `data.*`."""
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from eke.config import Options
+
+
+class DataOptions(Options):
+    """What becomes of a source: working size, budget of labels, validation, test."""
+
+    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Working size, one number or [height, width]; default: chosen from the images."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How an image of another shape is brought to the size."""
+    channels: Literal[1, 3] | None = None
+    """1 (grey) or 3; default: chosen from the images."""
+    labels_per_class: int | None = Field(None, ge=1)
+    """Use so many labels of each class, training + validation; the other images count as unlabeled."""
+    n_labels: int | None = Field(None, ge=1)
+    """Use so many labels in all, shared among the classes as they occur, at least one each."""
+    val_rate: float = Field(0.2, ge=0, le=0.9)
+    """Part of the given labels that validates: floor(n * rate) of each class. 0: no validation."""
+    val_per_class: int | None = Field(None, ge=1)
+    """Instead of val_rate: so many labels of each class validate, besides those that train; both count."""
+    val_source: str | None = None
+    """Instead of val_rate: another source, whose labeled images validate; they count too."""
+    holdout_rate: float = Field(0.0, ge=0, le=0.9)
+    """Part of the labeled images of each class that is set apart as test set, where none is named."""
+    download: bool = False
+    """Whether a torchvision set that is named (cifar10, svhn ...) may be downloaded."""
+    group_level: bool = False
+    """The folder below the class folder names the group (patient, track) that no split tears apart."""
+    unlabeled_with_labeled: bool = True
+    """Whether the unlabeled pool holds the labeled training images too, as in FixMatch."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if self.labels_per_class and self.n_labels:
+            raise ValueError("set labels_per_class or n_labels, not both")
+        if self.val_per_class and self.val_source:
+            raise ValueError("set val_per_class or val_source, not both")
+        return self
+
+    def working_size(self) -> tuple[int, int] | None:
+        """Return (H, W), or None where the images decide."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
