@@ -2,9 +2,9 @@
 
     python benchmarks/accuracy/views_against_pillow.py --data DATA --json pairs.json
 
-Trains one small network from the same weights, on the same images in the same order, with the strong views of a preset:
-once made by eke, once image by image with Pillow (which draws its own numbers). Reports the accuracy on test images that
-no run has seen, and the paired differences with their t interval. DATA holds cifar10-train.parquet and
+Trains one small network from the same weights, on the same images in the same order, with the strong views of a
+preset: once made by eke, once image by image with Pillow, which draws its own numbers. Reports the accuracy on test
+images that no run has seen, and the paired differences with their t interval. DATA holds cifar10-train.parquet and
 cifar10-test.parquet.
 """
 
@@ -30,7 +30,7 @@ from eke.augment.presets import PRESETS
 from eke.randomness import rng
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pillow_views import make_views, pillow_view  # noqa: E402
+from pillow_views import make_views, pillow_view
 
 BATCH = 100
 Maker = Callable[[Tensor, int, int], Tensor]
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--preset", default="randaugment/google")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--labeled", type=int, default=2000)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
