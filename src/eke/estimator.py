@@ -19,20 +19,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from eke.data.cache import ResidentPixels
-from eke.data.stream import Stream
-from eke.engine.loop import run_steps
-from eke.engine.model_files import ModelCard, new_network
-from eke.engine.optim import learning_rate, make_optimizer
+from eke.engine.model_files import ModelCard
 from eke.engine.predict import predict_probs
-from eke.engine.processes import autocast, choose_device, prepare_network
+from eke.engine.processes import choose_device
 from eke.errors import TrainingError
-from eke.methods import METHODS
-from eke.methods.contract import Setting
-from eke.models.ema import Ema
-from eke.models.network import Network
-from eke.tasks.options import FitOptions, method_options, resolve
+from eke.tasks.assemble import Pools, assemble, training_steps
+from eke.tasks.options import FitOptions, resolve
 from eke.tasks.prepare import pixel_statistics
-from eke.tasks.train import choose_views
 
 
 class EkeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -171,42 +164,14 @@ class EkeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sc
             mean=mean,
             std=std,
         )
-        kind = METHODS[options.method["name"]]
-        network = prepare_network(new_network(card, options.seed), options.compute, device)
-        setting = Setting(len(card.classes), len(labeled), len(rows), self.steps, options.seed)
-        method = kind(method_options(options), network, setting)
-        assert isinstance(method, torch.nn.Module)
-        stream = Stream(
-            pixels,
-            labeled,
-            labels,
-            rows,
-            choose_views(kind.views, options.views),
-            batch_size=options.batch.labeled,
-            mu=options.batch.mu,
-            seed=options.seed,
-            device=device,
-        )
-        average = Ema(network, options.optim.ema_decay)
-        reports = run_steps(
-            method.to(device).train(),
-            network,
-            stream,
-            make_optimizer(method, options.optim),
-            lambda step: learning_rate(step, options.optim, self.steps),
-            average,
-            autocast(options.compute, device),
-            first=0,
-            last=self.steps,
-            seed=options.seed,
-        )
+        assembly = assemble(options, Pools(card, pixels, labeled, labels, rows, device))
+        reports = training_steps(assembly, options)
         losses = torch.stack([report.result.loss.detach() for report in reports]).cpu()
         if not losses.isfinite().all():
             step = int((~losses.isfinite()).nonzero()[0]) + 1
             raise TrainingError(f"Step {step}: the loss is not finite. Try a lower lr.")
         self.loss_curve_ = losses.double().numpy()
-        assert isinstance(average.module, Network)
-        self.network_ = average.module.cpu()
+        self.network_ = assembly.average.module.cpu()
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return class probabilities (N, K) of images in the form that `fit` saw."""

@@ -33,6 +33,7 @@ def menagerie(tmp_path: Path) -> Path:
     photo = encoded(noise(50, (64, 64)), "JPEG")
     (cat / "truncated.jpg").write_bytes(photo[: len(photo) // 2])
     (cat / "zero byte.jpg").write_bytes(b"")
+    (root / "dog" / "zero byte, too.jpg").write_bytes(b"")
     (cat / "text.jpg").write_text("I am no picture.\n")
     (cat / "bomb.png").write_bytes(png_bomb(20_000))
     (cat / "cmyk.jpg").write_bytes(encoded(Image.fromarray(noise(51)).convert("CMYK"), "JPEG"))
@@ -55,6 +56,7 @@ def test_strange_files_are_named_and_the_rest_is_used(menagerie: Path) -> None:
     assert named == {
         "truncated.jpg": "truncated",
         "zero byte.jpg": "empty",
+        "zero byte, too.jpg": "empty",
         "text.jpg": "not an image",
         "bomb.png": "too large",
         "notes.txt": "ignored",
@@ -209,4 +211,6 @@ def test_no_labels_and_a_binary_task(tmp_path: Path) -> None:
 def test_links_that_go_in_circles_end(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "r", {"a": 1, "b": 1})
     (root / "a" / "again").symlink_to(root)
-    assert len(open_images(root)) == 2
+    found = open_images(root)
+    assert len(found) == 2
+    assert found.problems == ()

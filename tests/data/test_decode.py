@@ -1,3 +1,4 @@
+import contextlib
 import io
 import struct
 import zlib
@@ -37,6 +38,13 @@ def test_bad_files_are_named_by_what_is_wrong() -> None:
     assert kind_of(whole[: len(whole) // 2]) == "truncated"
     png = encoded(noise(0, (64, 64)))
     assert kind_of(png[: len(png) // 2]) in {"truncated", "damaged"}
+    frames = [Image.fromarray(noise(seed, (64, 64))) for seed in range(3)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    for part in (0.05, 0.1, 0.3, 0.6, 0.9):
+        with contextlib.suppress(BadImageError):  # the first frame, where it is whole; never another error
+            assert decode(buffer.getvalue()[: int(part * buffer.tell())], channels=3).shape == (64, 64, 3)
+    assert kind_of(buffer.getvalue()[:900]) in {"truncated", "damaged"}
     damaged = bytearray(png)
     damaged[len(png) // 2] ^= 0xFF
     assert kind_of(bytes(damaged)) in {"truncated", "damaged"}

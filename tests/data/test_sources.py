@@ -260,15 +260,30 @@ def test_equal_bytes_are_one_row_and_two_labels_are_a_conflict(tmp_path: Path) -
     assert "--labels" in conflict.remedy
 
 
-def test_a_training_image_that_is_a_test_image_counts_as_test(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_a_training_image_that_is_a_test_image_counts_as_test(tmp_path: Path, part: str) -> None:
     class_folders(tmp_path / "train", {"a": 2, "b": 2})
-    class_folders(tmp_path / "test", {"a": 1, "b": 1}, first_seed=10)
-    write(tmp_path / "test" / "a" / "leak.png", 0)
+    class_folders(tmp_path / part, {"a": 1, "b": 1}, first_seed=10)
+    write(tmp_path / part / "a" / "leak.png", 0)
     found = open_images(tmp_path)
     assert found.split is not None
-    assert found.split[found.paths.index("test/a/leak.png")] == "test"
+    assert found.split[found.paths.index(f"{part}/a/leak.png")] == part
     assert "train/a/000.png" not in found.paths
     assert [(problem.path, problem.kind) for problem in found.problems] == [("train/a/000.png", "leak")]
+
+
+def test_a_forked_process_opens_the_zip_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parent and child would otherwise move one file position under each other."""
+    root = class_folders(tmp_path / "r", {"a": 1, "b": 1})
+    found = open_images(zipped(root, tmp_path / "r.zip"))
+    opened: list[object] = []
+    whole = zipfile.ZipFile
+    monkeypatch.setattr(zipfile, "ZipFile", lambda path: opened.append(path) or whole(path))
+    found.read(0)
+    assert opened == []
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert found.read(0) == (root / "a" / "000.png").read_bytes()
+    assert len(opened) == 1
 
 
 def test_ids_are_remembered_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,7 @@ def test_more_labels_are_a_superset() -> None:
         assert set(small.labeled) <= set(large.labeled)
         assert small.validation == large.validation
         assert len(large.validation) == 12
+    assert fixed[4].labeled == split_of(images, labels_per_class=5, val_rate=0).labeled
 
 
 def test_labels_are_shared_in_proportion_one_each_at_least() -> None:

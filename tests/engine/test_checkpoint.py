@@ -1,6 +1,7 @@
 import errno
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,25 +25,14 @@ class Parts:
         self.method(torch.randn(4, 2)).square().sum().backward()
         self.optimizer.step()
 
+    def named(self) -> dict[str, Any]:
+        return {"method": self.method, "average": self.average, "optimizer": self.optimizer}
+
     def save(self, path: Path, step: int, fingerprint: str = "f") -> None:
-        save_checkpoint(
-            path,
-            step=step,
-            fingerprint=fingerprint,
-            method=self.method,
-            average=self.average,
-            optimizer=self.optimizer,
-        )
+        save_checkpoint(path, self.named(), step=step, fingerprint=fingerprint)
 
     def load(self, path: Path, fingerprint: str = "f") -> int:
-        return load_checkpoint(
-            path,
-            fingerprint=fingerprint,
-            method=self.method,
-            average=self.average,
-            optimizer=self.optimizer,
-            device=CPU,
-        )
+        return load_checkpoint(path, self.named(), fingerprint=fingerprint, device=CPU)
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:

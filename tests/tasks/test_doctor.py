@@ -89,14 +89,13 @@ def test_a_run_finds_the_labels_that_were_swapped() -> None:
     rng = np.random.default_rng(0)
     probs = rng.dirichlet([0.3] * 10, len(digits)) * 0.2
     probs[np.arange(len(digits)), digits.labels] += 0.8
-    wrong = [5, 50, 500]
-    for row in wrong:
-        label = digits.labels[row]
-        probs[row] = 0.01
-        probs[row, (label + 1) % 10] = 0.91
+    wrong = {5: 0.91, 50: 0.97, 500: 0.94}
+    for row, prob in wrong.items():
+        probs[row] = (1 - prob) / 9
+        probs[row, (digits.labels[row] + 1) % 10] = prob
     predictions = Predictions(np.array(digits.ids), np.full(len(digits), -1), probs.astype(np.float32))
     found = diagnose("digits", predictions=predictions)
-    assert {doubt.path for doubt in found.doubts} == {f"digits#{row}" for row in wrong}
+    assert [doubt.path for doubt in found.doubts] == ["digits#50", "digits#500", "digits#5"]
     assert found.doubts[0].predicted == str((int(found.doubts[0].label) + 1) % 10)
     assert any("look wrong" in warning for warning in found.warnings)
 
@@ -104,9 +103,10 @@ def test_a_run_finds_the_labels_that_were_swapped() -> None:
 def test_near_duplicates_equal_the_search_over_all_pairs() -> None:
     """Against every pair, with bits flipped one by one: the pigeonhole argument must not lose any."""
     rng = np.random.default_rng(0)
-    base = rng.integers(0, 256, (60, 16, 18), dtype=np.uint8)
+    base = rng.integers(0, 250, (60, 16, 18), dtype=np.uint8)
     shaken = np.clip(base.astype(int) + rng.integers(-9, 10, base.shape), 0, 255).astype(np.uint8)
-    thumbnails = np.concatenate([base, shaken, rng.integers(0, 256, base.shape, dtype=np.uint8)])
+    copies = np.repeat(base[:1], 12, axis=0) + rng.integers(0, 2, (12, 16, 18), dtype=np.uint8)
+    thumbnails = np.concatenate([base, shaken, base // 2, copies])
     hashes = difference_hashes(thumbnails)
     expected = []
     for a in range(len(hashes)):
@@ -115,7 +115,7 @@ def test_near_duplicates_equal_the_search_over_all_pairs() -> None:
             rms = np.sqrt(((thumbnails[a].astype(float) - thumbnails[b]) ** 2).mean())
             if bits <= MAX_BITS and rms <= 10:
                 expected.append([a, b])
-    assert len(expected) > 40
+    assert len(expected) > 40 + 12 * 11 / 2
     assert near_duplicates(thumbnails).tolist() == expected
 
 

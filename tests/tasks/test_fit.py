@@ -61,7 +61,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Make the run die after `after` steps, wherever its last checkpoint is."""
     import eke.tasks.train as train
 
-    real = train.run_steps
+    real = train.training_steps
 
     def dying(*args: Any, **kwargs: Any) -> Any:
         for report in real(*args, **kwargs):
@@ -69,7 +69,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
             if report.step == after:
                 raise StoppedError
 
-    monkeypatch.setattr(train, "run_steps", dying)
+    monkeypatch.setattr(train, "training_steps", dying)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

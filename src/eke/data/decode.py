@@ -72,9 +72,9 @@ def inspect_and_decode(content: Content, *, channels: int | None) -> tuple[Heade
     with _opened(content) as image:
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(f"{image.width}x{image.height} pixels")
-        frames = getattr(image, "n_frames", 1)
         mode = image.mode
         try:
+            frames = getattr(image, "n_frames", 1)
             image.load()
             turned = image.getexif().get(_ORIENTATION, 1)  # reading EXIF data may decode: after the check of size
         except Exception as error:  # damaged files make Pillow's decoders raise nearly anything

@@ -9,8 +9,6 @@ from typing import Protocol
 import numpy as np
 
 from eke.errors import DataError, did_you_mean
-from eke.progress import Progress as Progress
-from eke.progress import silent as silent
 
 Content = bytes | np.ndarray
 """One image as its source holds it: an encoded file, or an array (H, W[, C])."""

@@ -5,57 +5,49 @@ buffers), the averaged network, the optimizer and the step. Randomness is a func
 """
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from eke.errors import CheckpointError, first_line
 from eke.files import write_atomic
-from eke.models.ema import Ema
 
 
-def save_checkpoint(
-    path: Path,
-    *,
-    step: int,
-    fingerprint: str,
-    method: nn.Module,
-    average: Ema,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Write the state after `step` steps; the previous checkpoint stays valid until the new one is on disk.
+class Stateful(Protocol):
+    """What a checkpoint can hold: modules, optimizers."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+def save_checkpoint(path: Path, parts: Mapping[str, Stateful], *, step: int, fingerprint: str) -> None:
+    """Write the state of `parts` after `step` steps; the previous checkpoint stays valid until this one is on disk.
+
+    Args:
+        path: of the checkpoint.
+        parts: what to save, by name: method, average, optimizer.
+        step: steps done.
+        fingerprint: of the run's configuration.
 
     Raises:
         EkeError: the disk is full or the folder cannot be written.
     """
-    state = {
-        "step": step,
-        "fingerprint": fingerprint,
-        "method": method.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
+    states = {name: part.state_dict() for name, part in parts.items()}
+    state = {"step": step, "fingerprint": fingerprint, **states}
     write_atomic(path, lambda temporary: torch.save(state, temporary))
 
 
-def load_checkpoint(
-    path: Path,
-    *,
-    fingerprint: str,
-    method: nn.Module,
-    average: Ema,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-) -> int:
+def load_checkpoint(path: Path, parts: Mapping[str, Stateful], *, fingerprint: str, device: torch.device) -> int:
     """Restore the state that `save_checkpoint` wrote and return its step.
 
     Raises:
         CheckpointError: the file is damaged, carries pickled code, or belongs to another configuration.
     """
     state = read_tensors(path, device)
-    if not isinstance(state, dict) or set(state) != {"step", "fingerprint", "method", "average", "optimizer"}:
+    if not isinstance(state, dict) or set(state) != {"step", "fingerprint", *parts}:
         raise CheckpointError(f"{path} is not a checkpoint of eke. Name another run folder, or train anew.")
     if state["fingerprint"] != fingerprint:
         raise CheckpointError(
@@ -63,9 +55,8 @@ def load_checkpoint(
             "Resume with the options in the run's config.json, or train into a new folder."
         )
     try:
-        method.load_state_dict(state["method"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} does not fit this network: {first_line(error)}") from None
     return int(state["step"])

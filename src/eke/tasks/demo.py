@@ -18,12 +18,12 @@ def demo_options(seed: int) -> FitOptions:
         "fixmatch",
         {
             "source": "digits",
-            "steps": 400,
+            "steps": 300,
             "seed": seed,
             "views": {"weak": "weak-noflip", "strong": "randaugment/google-noflip"},
             "data": {"labels_per_class": 4, "val_rate": 0.0, "holdout_rate": 1 / 3},
             "model": {"name": "small"},
-            "batch": {"labeled": 32, "mu": 7},
+            "batch": {"labeled": 16, "mu": 4},
         },
     )
 

@@ -174,7 +174,7 @@ def _doubts(images: ImageSet, predictions: Predictions) -> list[Doubt]:
     confident = np.where((probs >= threshold) & (n > 0), probs, -1)
     predicted = confident.argmax(axis=1)
     best = confident.max(axis=1)
-    doubtful = np.flatnonzero((best >= 0) & (predicted != labels) & (best > own))
+    doubtful = np.flatnonzero(best > own)
     doubtful = doubtful[np.argsort(-(best - own)[doubtful], kind="stable")]
     return [
         Doubt(

@@ -9,20 +9,18 @@ import torch
 from eke import collectives
 from eke.config import fingerprint, merge, parse
 from eke.engine.journal import RunFolder, describe_environment
-from eke.engine.loop import run_steps
-from eke.engine.optim import learning_rate, make_optimizer
 from eke.engine.predict import Predictions
-from eke.engine.processes import autocast, choose_device, processes, spread
+from eke.engine.processes import choose_device, processes
 from eke.errors import CheckpointError, ConfigError
 from eke.files import write_json
 from eke.methods import METHODS
-from eke.models.ema import Ema
 from eke.progress import Progress, silent
+from eke.tasks.assemble import assemble, training_steps
 from eke.tasks.measure import METRICS, difference
 from eke.tasks.options import FitOptions, budget_seconds
 from eke.tasks.prepare import Material, prepare
 from eke.tasks.report import write_report
-from eke.tasks.train import make_method, train
+from eke.tasks.train import train
 
 DEFAULT_BUDGET = "20m"
 BUDGET_RESERVE_RATE = 0.1
@@ -122,7 +120,7 @@ def _differences(asked: dict[str, Any], stored: dict[str, Any], where: str = "")
 
 def begin(folder: RunFolder, options: FitOptions, material: Material) -> None:
     """Write down what determines the run, before step 1. The environment may differ on resume: then warn."""
-    environment = describe_environment(material.device)
+    environment = describe_environment(material.pools.device)
     if folder.environment.exists():
         before = folder.read(folder.environment)
         changed = [k for k in environment if k != "commit" and environment[k] != before.get(k)]
@@ -156,7 +154,7 @@ def calibrate(options: FitOptions, material: Material, started: float, progress:
     left = budget_seconds(options.budget) * (1 - BUDGET_RESERVE_RATE) - (time.perf_counter() - started)
     steps = int(torch.tensor(left / seconds_per_step))
     if collectives.world_size() > 1:  # every process must come to the same number
-        steps = int(collectives.all_reduce_sum(torch.tensor(float(steps), device=material.device)).item())
+        steps = int(collectives.all_reduce_sum(torch.tensor(float(steps), device=material.pools.device)).item())
         steps //= collectives.world_size()
     if steps < 1:
         raise ConfigError(
@@ -167,27 +165,15 @@ def calibrate(options: FitOptions, material: Material, started: float, progress:
 
 
 def _seconds_per_step(options: FitOptions, material: Material) -> float:
-    method, stream, network = make_method(options, material)
-    optimizer, average = make_optimizer(method, options.optim), Ema(network, options.optim.ema_decay)
     n_warm, n_timed = 2, 5
-    steps = run_steps(
-        spread(method, material.device),
-        network,
-        stream,
-        optimizer,
-        lambda step: learning_rate(step, options.optim, 10**6),
-        average,
-        autocast(options.compute, material.device),
-        first=0,
-        last=n_warm + n_timed,
-        seed=options.seed,
-    )
-    started = 0.0
-    for report in steps:
-        if report.step == n_warm:
-            _wait(material.device)
-            started = time.perf_counter()
-    _wait(material.device)
+    reports = training_steps(assemble(options, material.pools), options)
+    for _ in range(n_warm):
+        next(reports)
+    _wait(material.pools.device)
+    started = time.perf_counter()
+    for _ in range(n_timed):
+        next(reports)
+    _wait(material.pools.device)
     return (time.perf_counter() - started) / n_timed
 
 

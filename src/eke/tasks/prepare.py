@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eke.data.cache import PixelCache, Pixels, build_cache, choose_channels, choose_size
+from eke.data.cache import PixelCache, Pixels, build_cache
+from eke.data.decoding import survey
 from eke.data.images import ImageSet, with_classes
 from eke.data.sources import open_images, with_validation
-from eke.data.splits import Split, make_split
+from eke.data.splits import DataOptions, Split, make_split
 from eke.engine.model_files import ModelCard
 from eke.engine.predict import Predictions, predict_probs
 from eke.errors import DataError
 from eke.progress import Progress, silent
+from eke.tasks.assemble import Pools
 from eke.tasks.options import FitOptions
 
 STATISTICS_SAMPLE = 5000
@@ -34,16 +36,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Material:
-    """What a run is made of. Rows are positions in `images` and `pixels`."""
+    """What a run is trained on and measured on. Rows are positions in `images` and `pools.pixels`."""
 
     images: ImageSet
-    pixels: Pixels
     split: Split
-    card: ModelCard
-    device: torch.device
-    labeled: list[int]
-    labels: list[int]
-    unlabeled: list[int]
+    pools: Pools
     validation: list[int]
     test: Part | None
     truth: Tensor
@@ -53,7 +50,7 @@ class Material:
     @property
     def budget(self) -> dict[str, int]:
         """Labels spent: training + validation = total."""
-        train, validation = len(self.labeled), len(self.validation)
+        train, validation = len(self.pools.labeled), len(self.validation)
         return {"train": train, "validation": validation, "total": train + validation}
 
     def evaluated(self) -> list[str]:
@@ -64,13 +61,13 @@ class Material:
         """Return validation or test."""
         if name == "test" and self.test:
             return self.test
-        return Part(self.images, self.pixels, self.validation)
+        return Part(self.images, self.pools.pixels, self.validation)
 
     def predict(self, network: torch.nn.Module, name: str, progress: Progress = silent) -> Predictions:
         """Predict validation or test."""
         part = self.part(name)
         with progress(f"predicting {name}", len(part.rows)) as advance:
-            probs = predict_probs(network, part.pixels.read, part.rows, self.device, advance)
+            probs = predict_probs(network, part.pixels.read, part.rows, self.pools.device, advance)
         ids = np.array([part.images.ids[row] for row in part.rows])
         return Predictions(ids, part.images.labels[part.rows], probs.numpy())
 
@@ -97,60 +94,56 @@ def prepare(options: FitOptions, device: torch.device, progress: Progress) -> Ma
     tests = with_classes(opened(options.test), images.classes) if options.test else None
     split = make_split(images, tests, options.data, options.seed)
 
-    channels = options.data.channels or choose_channels(images)
-    size = options.data.working_size() or choose_size(images)
+    size, channels = working_form(images, options.data)
     cache = open_cache(images, size, channels, options.data.fit, progress)
-    pixels = cache.resident(device)
-    bad = {problem.row for problem in cache.problems}
-    labeled, unlabeled, validation = (
-        [int(row) for row in images.positions(ids) if int(row) not in bad]
-        for ids in (split.labeled, split.unlabeled, split.validation)
+    pixels, bad = cache.resident(device), {problem.row for problem in cache.problems}
+
+    def readable(ids: tuple[str, ...]) -> list[int]:
+        return [int(row) for row in images.positions(ids) if int(row) not in bad]
+
+    labeled, unlabeled, validation = readable(split.labeled), readable(split.unlabeled), readable(split.validation)
+    mean, std = pixel_statistics(pixels, labeled + unlabeled)
+    card = ModelCard(
+        model=options.model,
+        classes=images.classes,
+        channels=channels,
+        size=size,
+        fit=options.data.fit,
+        mean=mean,
+        std=std,
     )
     test: Part | None = None
-    test_problems: list[dict[str, str]] = []
-    if split.test:
-        test, test_problems = _test_part(images, tests, split, pixels, bad, size, channels, options, device, progress)
-    mean, std = pixel_statistics(pixels, labeled + unlabeled)
+    problems = [vars(problem) for problem in images.problems] + cache_problems(cache)
+    if tests is not None:
+        test, test_problems = _test_part(tests, split, card, device, progress)
+        problems += test_problems
+    elif split.test:
+        test = Part(images, pixels, readable(split.test))
     return Material(
         images=images,
-        pixels=pixels,
         split=split,
-        card=ModelCard(
-            model=options.model,
-            classes=images.classes,
-            channels=channels,
-            size=size,
-            fit=options.data.fit,
-            mean=mean,
-            std=std,
-        ),
-        device=device,
-        labeled=labeled,
-        labels=images.labels[labeled].tolist(),
-        unlabeled=unlabeled,
+        pools=Pools(card, pixels, labeled, images.labels[labeled].tolist(), unlabeled, device),
         validation=validation,
         test=test,
         truth=torch.as_tensor(images.labels[unlabeled], dtype=torch.int64).to(device),
-        problems=[vars(p) for p in images.problems] + cache_problems(cache) + test_problems,
+        problems=problems,
     )
 
 
+def working_form(images: ImageSet, options: DataOptions) -> tuple[tuple[int, int], int]:
+    """Return the working size (H, W) and the channels: as the options say, else as the images suggest."""
+    size, channels = options.working_size(), options.channels
+    if size is not None and channels is not None:
+        return size, channels
+    seen = survey(images)
+    return size or seen.size, channels or seen.channels
+
+
 def _test_part(
-    images: ImageSet,
-    tests: ImageSet | None,
-    split: Split,
-    pixels: Pixels,
-    bad: set[int],
-    size: tuple[int, int],
-    channels: int,
-    options: FitOptions,
-    device: torch.device,
-    progress: Progress,
+    tests: ImageSet, split: Split, card: ModelCard, device: torch.device, progress: Progress
 ) -> tuple[Part, list[dict[str, str]]]:
-    """Return the test images: from a source of their own, or those of the training source that are test."""
-    if tests is None:
-        return Part(images, pixels, [int(r) for r in images.positions(split.test) if int(r) not in bad]), []
-    cache = open_cache(tests, size, channels, options.data.fit, progress)
+    """Decode test images that have a source of their own."""
+    cache = open_cache(tests, card.size, card.channels, card.fit, progress)
     bad = {problem.row for problem in cache.problems}
     rows = [int(row) for row in tests.positions(split.test) if int(row) not in bad]
     return Part(tests, cache.resident(device), rows), [vars(p) for p in tests.problems] + cache_problems(cache)
@@ -164,8 +157,8 @@ def open_cache(images: ImageSet, size: tuple[int, int], channels: int, fit: str,
 
 def cache_problems(cache: PixelCache) -> list[dict[str, str]]:
     """Return the images that could not be decoded, as plain values."""
-    remedy = "Repair or remove the file; it was left out."
-    return [{"path": p.path, "kind": "unreadable", "detail": p.reason, "remedy": remedy} for p in cache.problems]
+    kept = ("path", "kind", "detail", "remedy")
+    return [{name: getattr(problem, name) for name in kept} for problem in cache.problems]
 
 
 def pixel_statistics(pixels: Pixels, rows: list[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:

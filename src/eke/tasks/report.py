@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from eke.config import parse
-from eke.data.stream import Batch
 from eke.engine.journal import RunFolder
 from eke.engine.predict import Predictions
 from eke.engine.processes import choose_device
@@ -30,10 +29,10 @@ from eke.report.content import (
 )
 from eke.report.page import write_page
 from eke.report.run import run_page
+from eke.tasks.assemble import make_stream
 from eke.tasks.measure import METRICS
 from eke.tasks.options import FitOptions
 from eke.tasks.prepare import Material, prepare
-from eke.tasks.train import make_method
 
 N_MISTAKES = 24
 N_VIEW_ROWS = 4
@@ -164,12 +163,12 @@ def _pseudo_labels(lines: list[dict[str, Any]], pool: dict[str, Any] | None) -> 
 
 def _view_sheet(options: FitOptions, material: Material) -> tuple[list[str], list[ViewRow]]:
     """Show the first images of a batch as step 0 made them: original, then each view."""
-    _, stream, _ = make_method(options, material)
-    batch: Batch = stream.batch(0)
-    side, rows, index = ("u", material.unlabeled, batch.u_index) if batch.u else ("x", material.labeled, batch.x_index)
+    pools = material.pools
+    batch = make_stream(options, pools).batch(0)
+    side, rows, index = ("u", pools.unlabeled, batch.u_index) if batch.u else ("x", pools.labeled, batch.x_index)
     views = batch.u if batch.u else batch.x
     originals = [rows[int(i)] for i in index[:N_VIEW_ROWS]]
-    shown = {"original": material.pixels.read(originals).cpu()}
+    shown = {"original": pools.pixels.read(originals).cpu()}
     for name, view in views.items():
         shown[f"{side} {name}"] = view.pixels[:N_VIEW_ROWS].mul(255).round_().byte().cpu()
     return list(shown), [
@@ -188,8 +187,8 @@ def _mistakes(predictions: Predictions, material: Material, split: str) -> Itera
         row = place[str(predictions.ids[i])]
         yield Mistake(
             image=_image(part.pixels.read([row])[0].cpu()),
-            true=material.card.classes[predictions.labels[i]],
-            predicted=material.card.classes[predicted[i]],
+            true=material.pools.card.classes[predictions.labels[i]],
+            predicted=material.pools.card.classes[predicted[i]],
             confidence=float(confidence[i]),
             path=part.images.paths[row],
         )

@@ -7,23 +7,17 @@ from torch import Tensor
 
 from eke import collectives
 from eke.config import fingerprint
-from eke.data.stream import Stream, ViewPlan
-from eke.engine.checkpoint import load_checkpoint, save_checkpoint
+from eke.engine.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from eke.engine.journal import Journal, RunFolder, describe_environment
-from eke.engine.loop import StepReport, run_steps
-from eke.engine.model_files import new_network, save_model
-from eke.engine.optim import learning_rate, make_optimizer
+from eke.engine.loop import StepReport
+from eke.engine.model_files import save_model
 from eke.engine.predict import predict_probs
-from eke.engine.processes import autocast, prepare_network, spread
-from eke.errors import ConfigError, did_you_mean
 from eke.files import write_json
-from eke.methods import METHODS
-from eke.methods.contract import Setting
 from eke.models.ema import Ema
-from eke.models.network import Network
 from eke.progress import Progress
+from eke.tasks.assemble import assemble, images_per_step, training_steps
 from eke.tasks.measure import measure
-from eke.tasks.options import FitOptions, method_options
+from eke.tasks.options import FitOptions
 from eke.tasks.prepare import Material
 
 POOL_SAMPLE = 2000
@@ -37,97 +31,40 @@ def train(options: FitOptions, material: Material, folder: RunFolder, *, resume:
         TrainingError: a loss was not finite.
         CheckpointError: `resume` finds a checkpoint that is damaged or of another configuration.
     """
-    device, total = material.device, _steps(options)
-    method, stream, network = make_method(options, material)
-    spread_method = spread(method, device)
-    optimizer = make_optimizer(method, options.optim)
-    average = Ema(network, options.optim.ema_decay)
+    assembly = assemble(options, material.pools)
+    assert options.steps is not None
+    total = options.steps
+    parts: dict[str, Stateful] = {
+        "method": assembly.method,
+        "average": assembly.average,
+        "optimizer": assembly.optimizer,
+    }
     identity = fingerprint(options.model_dump(mode="json"))
     first = 0
     if resume and folder.checkpoint.exists():
-        first = load_checkpoint(
-            folder.checkpoint,
-            fingerprint=identity,
-            method=method,
-            average=average,
-            optimizer=optimizer,
-            device=device,
-        )
+        first = load_checkpoint(folder.checkpoint, parts, fingerprint=identity, device=material.pools.device)
     journal = Journal(folder, options.evaluate.log_every_steps, first)
     evaluate_every = options.evaluate.every_steps or max(1, total // 10)
 
-    reports = run_steps(
-        spread_method,
-        network,
-        stream,
-        optimizer,
-        lambda step: learning_rate(step, options.optim, total),
-        average,
-        autocast(options.compute, device),
-        first=first,
-        last=total,
-        seed=options.seed,
-    )
     with progress(options.method["name"], total) as advance:
         advance(first)
-        for report in reports:
+        for report in training_steps(assembly, options, first):
             journal.write(report, known_truth(report, material.truth))
-            if _due(report.step, evaluate_every, total):
+            if due(report.step, evaluate_every, total):
                 journal.flush()
-                evaluate_during(journal, average, material, report.step)
-            if _due(report.step, options.checkpoint.every_steps, total):
+                evaluate_during(journal, assembly.average, material, report.step)
+            if due(report.step, options.checkpoint.every_steps, total):
                 journal.flush()
                 if collectives.rank() == 0:
-                    save_checkpoint(
-                        folder.checkpoint,
-                        step=report.step,
-                        fingerprint=identity,
-                        method=method,
-                        average=average,
-                        optimizer=optimizer,
-                    )
+                    save_checkpoint(folder.checkpoint, parts, step=report.step, fingerprint=identity)
             advance(1)
     if collectives.rank() == 0:
-        finish(options, material, folder, average.module, progress)
+        finish(options, material, folder, assembly.average.module, progress)
 
 
-def make_method(options: FitOptions, material: Material) -> tuple[torch.nn.Module, Stream, Network]:
-    """Build network, method and stream of a run, on its device."""
-    kind = METHODS[options.method["name"]]
-    network = prepare_network(new_network(material.card, options.seed), options.compute, material.device)
-    setting = Setting(
-        n_classes=len(material.card.classes),
-        n_labeled=len(material.labeled),
-        n_unlabeled=len(material.unlabeled),
-        total_steps=_steps(options),
-        seed=options.seed,
-    )
-    method = kind(method_options(options), network, setting)
-    assert isinstance(method, torch.nn.Module)
-    stream = Stream(
-        material.pixels,
-        material.labeled,
-        material.labels,
-        material.unlabeled,
-        choose_views(kind.views, options.views),
-        batch_size=options.batch.labeled,
-        mu=options.batch.mu,
-        seed=options.seed,
-        device=material.device,
-    )
-    return method.to(material.device).train(), stream, network
-
-
-def choose_views(plan: ViewPlan, chosen: dict[str, str]) -> ViewPlan:
-    """Replace presets of the method's plan, by view name, with those that the user chose."""
-    names = {*plan.labeled, *plan.unlabeled}
-    for name in chosen:
-        if name not in names:
-            raise ConfigError(f"This method has no view {name!r} (views.{name}). {did_you_mean(name, names)}")
-    return ViewPlan(
-        {name: chosen.get(name, preset) for name, preset in plan.labeled.items()},
-        {name: chosen.get(name, preset) for name, preset in plan.unlabeled.items()},
-    )
+def due(step: int, every: int, last: int) -> bool:
+    """Tell whether something that happens every so many steps, and at the last, happens after `step`."""
+    return step % every == 0 or step == last
 
 
 def known_truth(report: StepReport, truth: Tensor) -> dict[str, Tensor]:
@@ -149,68 +86,59 @@ def known_truth(report: StepReport, truth: Tensor) -> dict[str, Tensor]:
 
 
 def evaluate_during(journal: Journal, average: Ema, material: Material, step: int) -> None:
-    """Note loss and accuracy on validation; test images are not touched before the end."""
-    if collectives.rank() or not material.validation:
-        return
-    predictions = material.predict(average.module, "validation")
-    accuracy = float((predictions.probs.argmax(1) == predictions.labels).mean())
-    journal.write_evaluation(step, "validation", {"accuracy": accuracy})
+    """Note the accuracy on validation; test images are not touched before the end."""
+    if collectives.rank() == 0 and material.validation:
+        predictions = material.predict(average.module, "validation")
+        accuracy = float((predictions.probs.argmax(1) == predictions.labels).mean())
+        journal.write_evaluation(step, "validation", {"accuracy": accuracy})
 
 
 def finish(
     options: FitOptions, material: Material, folder: RunFolder, network: torch.nn.Module, progress: Progress
 ) -> None:
     """Save the model, read validation and test once, and write predictions and results."""
-    save_model(folder.model, network, material.card)
+    assert options.steps is not None
+    card = material.pools.card
+    save_model(folder.model, network, card)
     evaluations: dict[str, Any] = {}
     for name in material.evaluated():
         predictions = material.predict(network, name, progress)
         predictions.save(folder.predictions(name))
-        evaluations[name] = measure(predictions, material.card.classes)
-    plan = choose_views(METHODS[options.method["name"]].views, options.views)
-    images_per_step = options.batch.labeled * (len(plan.labeled) + options.batch.mu * len(plan.unlabeled))
+        evaluations[name] = measure(predictions, card.classes)
+    write_json(folder.environment, describe_environment(material.pools.device))
     write_json(
         folder.results,
         {
             "method": options.method["name"],
             "model": options.model.name,
-            "steps": _steps(options),
+            "steps": options.steps,
             "seed": options.seed,
             "labels": material.budget,
-            "n_unlabeled": len(material.unlabeled),
-            "images_through_network": images_per_step * _steps(options),
+            "n_unlabeled": len(material.pools.unlabeled),
+            "images_through_network": images_per_step(options) * options.steps,
             "evaluations": evaluations,
             "pool": pool_distribution(network, material, options.seed),
-            "classes": list(material.card.classes),
+            "classes": list(card.classes),
+            "notes": list(material.split.notes),
             "problems": material.problems,
         },
     )
-    write_json(folder.environment, describe_environment(material.device))
 
 
 def pool_distribution(network: torch.nn.Module, material: Material, seed: int) -> dict[str, Any] | None:
     """Count predicted classes over a sample of the unlabeled pool, beside the labels' own distribution."""
-    if not len(material.unlabeled):
+    pools = material.pools
+    if not pools.unlabeled:
         return None
-    order = torch.randperm(len(material.unlabeled), generator=torch.Generator().manual_seed(seed))[:POOL_SAMPLE]
-    rows = [material.unlabeled[int(i)] for i in order]
-    k = len(material.card.classes)
-    predicted = predict_probs(network, material.pixels.read, rows, material.device).argmax(1)
+    order = torch.randperm(len(pools.unlabeled), generator=torch.Generator().manual_seed(seed))[:POOL_SAMPLE]
+    rows = [pools.unlabeled[int(i)] for i in order]
+    predicted = predict_probs(network, pools.pixels.read, rows, pools.device).argmax(1)
     truth = material.truth.cpu()[order]
-    known = truth >= 0
+    known, n_classes = truth >= 0, len(pools.card.classes)
     return {
         "n": len(rows),
-        "predicted": torch.bincount(predicted, minlength=k).tolist(),
-        "labeled": torch.bincount(torch.as_tensor(material.labels), minlength=k).tolist(),
+        "predicted": torch.bincount(predicted, minlength=n_classes).tolist(),
+        "labeled": torch.bincount(torch.as_tensor(pools.labels), minlength=n_classes).tolist(),
         "accuracy_where_known": (predicted == truth)[known].float().mean().item() if known.any() else None,
         "n_known": int(known.sum()),
     }
-
-
-def _due(step: int, every: int, last: int) -> bool:
-    return step % every == 0 or step == last
-
-
-def _steps(options: FitOptions) -> int:
-    assert options.steps is not None, "fit() turns a time budget into steps before training"
-    return options.steps

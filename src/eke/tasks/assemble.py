@@ -1,0 +1,122 @@
+"""Put a run together: from options and pools of images to the parts that the loop works on."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from eke.data.cache import Pixels
+from eke.data.stream import Stream, ViewPlan
+from eke.engine.loop import StepReport, run_steps
+from eke.engine.model_files import ModelCard, new_network
+from eke.engine.optim import learning_rate, make_optimizer
+from eke.engine.processes import autocast, prepare_network, spread
+from eke.errors import ConfigError, did_you_mean
+from eke.methods import METHODS
+from eke.methods.contract import Setting
+from eke.models.ema import Ema
+from eke.models.network import Network
+from eke.tasks.options import FitOptions, method_options
+
+
+class Pools(NamedTuple):
+    """The images that a run trains on: positions in `pixels`."""
+
+    card: ModelCard
+    pixels: Pixels
+    labeled: list[int]
+    labels: list[int]
+    """Class of each labeled image."""
+    unlabeled: list[int]
+    device: torch.device
+
+
+class Assembly(NamedTuple):
+    """What one training step touches."""
+
+    method: nn.Module
+    network: Network
+    stream: Stream
+    optimizer: torch.optim.Optimizer
+    average: Ema
+
+
+def assemble(options: FitOptions, pools: Pools) -> Assembly:
+    """Build network, method, stream, optimizer and average on the device of the pools.
+
+    Raises:
+        ConfigError: an option names what does not exist, or cannot be carried out.
+        DataError: the method needs images that are not there.
+    """
+    assert options.steps is not None, "a time budget becomes steps before training"
+    kind = METHODS[options.method["name"]]
+    network = prepare_network(new_network(pools.card, options.seed), options.compute, pools.device)
+    setting = Setting(
+        n_classes=len(pools.card.classes),
+        n_labeled=len(pools.labeled),
+        n_unlabeled=len(pools.unlabeled),
+        total_steps=options.steps,
+        seed=options.seed,
+    )
+    method = kind(method_options(options), network, setting)
+    assert isinstance(method, nn.Module)
+    method.to(pools.device).train()
+    optimizer = make_optimizer(method, options.optim)
+    return Assembly(method, network, make_stream(options, pools), optimizer, Ema(network, options.optim.ema_decay))
+
+
+def make_stream(options: FitOptions, pools: Pools) -> Stream:
+    """Build the stream of the run's batches."""
+    return Stream(
+        pools.pixels,
+        pools.labeled,
+        pools.labels,
+        pools.unlabeled,
+        chosen_views(options),
+        batch_size=options.batch.labeled,
+        mu=options.batch.mu,
+        seed=options.seed,
+        device=pools.device,
+    )
+
+
+def chosen_views(options: FitOptions) -> ViewPlan:
+    """Return the method's plan, its presets replaced by view name with those that the user chose.
+
+    Raises:
+        ConfigError: the method has no such view.
+    """
+    plan = METHODS[options.method["name"]].views
+    names = {*plan.labeled, *plan.unlabeled}
+    for name in options.views:
+        if name not in names:
+            raise ConfigError(f"This method has no view {name!r} (views.{name}). {did_you_mean(name, names)}")
+    return ViewPlan(
+        {name: options.views.get(name, preset) for name, preset in plan.labeled.items()},
+        {name: options.views.get(name, preset) for name, preset in plan.unlabeled.items()},
+    )
+
+
+def images_per_step(options: FitOptions) -> int:
+    """Count the images of a global batch that go through the network, every view of them."""
+    plan = chosen_views(options)
+    return options.batch.labeled * (len(plan.labeled) + options.batch.mu * len(plan.unlabeled))
+
+
+def training_steps(assembly: Assembly, options: FitOptions, first: int = 0) -> Iterator[StepReport]:
+    """Train from step `first` to the last, on one process or as one of several."""
+    assert options.steps is not None
+    steps, device = options.steps, next(assembly.network.parameters()).device
+    return run_steps(
+        spread(assembly.method, device),
+        assembly.network,
+        assembly.stream,
+        assembly.optimizer,
+        lambda step: learning_rate(step, options.optim, steps),
+        assembly.average,
+        autocast(options.compute, device),
+        first=first,
+        last=steps,
+        seed=options.seed,
+    )
