@@ -8,6 +8,7 @@ from torch import nn
 
 from eke.data.cache import Pixels
 from eke.data.stream import Stream, ViewPlan
+from eke.engine.checkpoint import Stateful
 from eke.engine.loop import StepReport, run_steps
 from eke.engine.model_files import ModelCard, new_network
 from eke.engine.optim import learning_rate, make_optimizer
@@ -40,6 +41,10 @@ class Assembly(NamedTuple):
     stream: Stream
     optimizer: torch.optim.Optimizer
     average: Ema
+
+    def parts(self) -> dict[str, Stateful]:
+        """Return everything that has state, for a checkpoint."""
+        return {"method": self.method, "average": self.average, "optimizer": self.optimizer}
 
 
 def assemble(options: FitOptions, pools: Pools) -> Assembly:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eke import collectives
 from eke.config import fingerprint
-from eke.engine.checkpoint import Stateful, load_checkpoint, save_checkpoint
+from eke.engine.checkpoint import load_checkpoint, save_checkpoint
 from eke.engine.journal import Journal, RunFolder, describe_environment
 from eke.engine.loop import StepReport
 from eke.engine.model_files import save_model
@@ -34,11 +34,7 @@ def train(options: FitOptions, material: Material, folder: RunFolder, *, resume:
     assembly = assemble(options, material.pools)
     assert options.steps is not None
     total = options.steps
-    parts: dict[str, Stateful] = {
-        "method": assembly.method,
-        "average": assembly.average,
-        "optimizer": assembly.optimizer,
-    }
+    parts = assembly.parts()
     identity = fingerprint(options.model_dump(mode="json"))
     first = 0
     if resume and folder.checkpoint.exists():
