@@ -5,11 +5,16 @@ functions, so that N processes compute what one process computes on the same glo
 differentiable, to any order where the mathematics is: the backward of a sum over ranks is a sum over ranks.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from eke.errors import EkeError
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -69,6 +74,27 @@ def gather(x: Tensor) -> Tensor:
     a loss that every rank computes on the gathered whole gets the one-process gradient.
     """
     return x if world_size() == 1 else _Gather.apply(x)
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """Return what `make` gives on the first process, on every process: what depends on files is decided once.
+
+    Raises:
+        EkeError: `make` raised it on the first process; all processes raise it.
+    """
+    if world_size() == 1:
+        return make()
+    given: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            given[0] = make()
+        except EkeError as error:
+            given[1] = error
+    dist.broadcast_object_list(given)
+    if given[1] is not None:
+        raise given[1]
+    decided: T = given[0]
+    return decided
 
 
 def local_slice(x: Tensor) -> Tensor:

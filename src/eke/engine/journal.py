@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eke.collectives import rank, world_size
+from eke.collectives import gather, rank, world_size
 from eke.engine.loop import StepReport
 from eke.errors import CheckpointError, TrainingError
+from eke.files import write_text
 
 
 class RunFolder:
@@ -80,7 +81,8 @@ class RunFolder:
 class Journal:
     """Collects the terms of each step on the device and reads them once per window.
 
-    The mean of a window is written as one line; a term that is not finite stops the run by name and step.
+    The mean of a window, over all processes, is written as one line; a term that is not finite on any of them stops
+    the run on all, by name and step.
     """
 
     def __init__(self, folder: RunFolder, every_steps: int, resume_step: int = 0) -> None:
@@ -88,9 +90,9 @@ class Journal:
         self.every_steps = every_steps
         self._window: list[StepReport] = []
         self._started = time.perf_counter()
-        kept = [line for line in folder.lines() if line["step"] <= resume_step]
         if rank() == 0:
-            folder.steps.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            kept = [line for line in folder.lines() if line["step"] <= resume_step]
+            write_text(folder.steps, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, report: StepReport, extra: dict[str, Tensor]) -> None:
         """Note one step, with `extra` scalars that the task measured; reads the device once per window."""
@@ -108,7 +110,8 @@ class Journal:
         if not self._window:
             return
         names = list(self._window[0].result.terms)
-        rows = torch.stack([torch.stack([r.result.terms[n].float() for n in names]) for r in self._window]).cpu()
+        rows = torch.stack([torch.stack([r.result.terms[n].float() for n in names]) for r in self._window])
+        rows = gather(rows[None]).transpose(0, 1).flatten(0, 1).cpu()  # row: step, then process, which saw its slice
         _stop_if_not_finite(rows, names, self._window)
         seconds = time.perf_counter() - self._started
         last = self._window[-1]
@@ -150,9 +153,10 @@ def _stop_if_not_finite(rows: Tensor, names: list[str], window: list[StepReport]
     if len(bad) == 0:
         return
     row = int(bad[0, 0])
+    step = window[row // (len(rows) // len(window))].step
     terms = ", ".join(names[checked[int(column)]] for r, column in bad if int(r) == row)
     raise TrainingError(
-        f"Step {window[row].step}: {terms} is not finite ({rows[row, checked[int(bad[0, 1])]].item()}). "
+        f"Step {step}: {terms} is not finite ({rows[row, checked[int(bad[0, 1])]].item()}). "
         "The run stopped and its last checkpoint is valid. Try a lower optim.lr or compute.precision=float32."
     )
 

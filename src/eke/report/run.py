@@ -152,9 +152,9 @@ def _pseudo_labels(report: RunReport) -> list[Block]:
         shown = np.sort(np.argsort(-off, kind="stable")[:_MAX_CLASSES_IN_CHART])
         charts.append(
             distribution_bars(
-                "Pseudo-labels against labels",
+                "Predicted classes of the pool against labels",
                 [report.classes[i] for i in shown],
-                [("pseudo-labels", pseudo.shares[shown]), ("labels", pseudo.label_shares[shown])],
+                [("predicted in the unlabeled pool", pseudo.shares[shown]), ("labels", pseudo.label_shares[shown])],
             )
         )
         if len(shown) < len(off):

@@ -55,7 +55,7 @@ def fit(
     with processes(device):
         show = progress if collectives.rank() == 0 else silent
         folder = RunFolder(out or default_folder(options))
-        options = claim(folder, options, resume)
+        options = collectives.from_first(lambda: claim(folder, options, resume))
         material = prepare(options, device, show)
         if options.steps is None:
             options = options.model_copy(update={"steps": calibrate(options, material, started, show)})
@@ -104,6 +104,8 @@ def claim(folder: RunFolder, options: FitOptions, resume: bool) -> FitOptions:
             f"{folder.path} was begun with other options: {'; '.join(differing)}. Resume with the same options, or "
             "name another folder with --out."
         )
+    for unfinished in folder.path.glob(f".{folder.checkpoint.name}.*"):  # of a kill while saving
+        unfinished.unlink()
     return options
 
 
@@ -131,9 +133,9 @@ def begin(folder: RunFolder, options: FitOptions, material: Material) -> None:
                 f"{folder.path} was begun with another {', '.join(changed)}: the run goes on, but not bit for bit.",
                 stacklevel=2,
             )
+    write_json(folder.config, options.model_dump(mode="json"))  # first: with it, the folder is a run that can resume
     material.split.save(folder.split)
     write_json(folder.environment, environment)
-    write_json(folder.config, options.model_dump(mode="json"))
 
 
 def calibrate(options: FitOptions, material: Material, started: float, progress: Progress) -> int:
@@ -220,8 +222,8 @@ def train_baseline_of(chosen: FitOptions, material: Material, folder: RunFolder,
         "test": material.split.test,
     }
     base = RunFolder(folder.path.parent / "baselines" / f"supervised-{fingerprint(merge(determines, seen))}")
-    if not base.results.exists():
-        if collectives.rank() == 0 and not base.exists():
+    if not collectives.from_first(base.results.exists):
+        if collectives.rank() == 0:
             begin(base, chosen, material)
         train(chosen, material, base, resume=True, progress=progress)
     return base

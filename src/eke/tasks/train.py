@@ -37,7 +37,7 @@ def train(options: FitOptions, material: Material, folder: RunFolder, *, resume:
     parts = assembly.parts()
     identity = fingerprint(options.model_dump(mode="json"))
     first = 0
-    if resume and folder.checkpoint.exists():
+    if resume and collectives.from_first(folder.checkpoint.exists):
         first = load_checkpoint(folder.checkpoint, parts, fingerprint=identity, device=material.pools.device)
     journal = Journal(folder, options.evaluate.log_every_steps, first)
     evaluate_every = options.evaluate.every_steps or max(1, total // 10)
