@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "eke"
 FLOORS = [
-    {"errors", "config", "files", "progress", "randomness", "collectives"},
+    {"version", "errors", "config", "files", "progress", "randomness", "collectives"},
     {"losses", "explain", "augment", "metrics", "acquire"},
     {"data", "models"},
     {"methods"},

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from eke.version import __version__
+
 if TYPE_CHECKING:
     from eke.api import Run, fit, load
     from eke.estimator import EkeClassifier, accuracy_scorer
 
-__version__ = "0.1.0"
-
-__all__ = ["EkeClassifier", "Run", "accuracy_scorer", "fit", "load"]
+__all__ = ["EkeClassifier", "Run", "__version__", "accuracy_scorer", "fit", "load"]
 
 _HOME = {"EkeClassifier": "estimator", "accuracy_scorer": "estimator"}
 
@@ -23,4 +23,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return __all__

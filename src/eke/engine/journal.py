@@ -166,7 +166,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     import numpy
     import torchvision
 
-    from eke import __version__
+    from eke.version import __version__
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {

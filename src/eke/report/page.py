@@ -13,10 +13,10 @@ from typing import ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from eke import __version__
 from eke.files import write_atomic
 from eke.report.charts import Chart
 from eke.report.pictures import Image, data_uri, is_small
+from eke.version import __version__
 
 Tone: TypeAlias = Literal["", "better", "worse", "unsure"]
 
