@@ -17,11 +17,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         EkeError: the disk is full or the folder cannot be written; `path` is as it was before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -32,7 +33,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     except RuntimeError as error:  # torch and safetensors wrap the system's error in their own
         raise EkeError(f"Could not write {path}: {error}. The previous file is unchanged.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def _refusal(path: Path, error: OSError) -> str:

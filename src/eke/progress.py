@@ -1,11 +1,16 @@
-"""Progress bars with rates and time left, on standard error, so that standard output stays for results."""
+"""Progress with rates and time left, on standard error, so that standard output stays for results."""
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 Advance = Callable[[int], object]
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 """`with progress("decoding", n) as advance: ... advance(1)`."""
+
+LINE_EVERY_SECONDS = 20.0
+"""Where standard error is not a terminal (a log file), a bar becomes a line so often."""
 
 
 @contextmanager
@@ -16,15 +21,15 @@ def silent(label: str, total: int) -> Iterator[Advance]:
 
 @contextmanager
 def bars(label: str, total: int) -> Iterator[Advance]:
-    """Show a bar with count, rate, time spent and time left; off a terminal, one line when it is done."""
+    """Show a bar with count, rate, time spent and time left; off a terminal, a line now and then."""
+    with (_bar if sys.stderr.isatty() else _lines)(label, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
     columns = (
@@ -44,3 +49,23 @@ def bars(label: str, total: int) -> Iterator[Advance]:
             shown.update(task, advance=n, rate=f"{speed:,.1f}/s" if speed else "")
 
         yield advance
+
+
+@contextmanager
+def _lines(label: str, total: int) -> Iterator[Advance]:
+    started = shown = time.monotonic()
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done, shown
+        done += n
+        if time.monotonic() - shown >= LINE_EVERY_SECONDS:
+            shown = time.monotonic()
+            rate = done / (shown - started)
+            left = (total - done) / rate if rate else float("inf")
+            print(f"{label}: {done:,} of {total:,}, {rate:,.1f}/s, {left:,.0f} s left", file=sys.stderr, flush=True)
+
+    yield advance
+    seconds = time.monotonic() - started
+    if seconds >= 2:
+        print(f"{label}: {done:,} of {total:,} in {seconds:,.0f} s", file=sys.stderr, flush=True)

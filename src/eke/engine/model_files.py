@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from eke.config import Options, parse
@@ -52,7 +52,8 @@ def new_network(card: ModelCard, seed: int) -> Network:
 def save_model(folder: Path, network: nn.Module, card: ModelCard) -> None:
     """Write weights and card, each atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomic(folder / WEIGHTS, lambda temporary: save_file(tensors, temporary))
+    content = save(tensors)  # as bytes, so that a full disk is the system's error and not another library's
+    write_atomic(folder / WEIGHTS, lambda temporary: temporary.write_bytes(content))
     write_json(folder / CARD, card.model_dump(mode="json"))
 
 
