@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -226,6 +227,7 @@ def methods(
 
 def main() -> None:
     """Run the command line: an error that eke raises is printed as one message, with its exit code."""
+    warnings.filterwarnings("ignore", ".*decompression bomb")  # eke has a limit of its own and names such images
     with _errors_as_messages():
         app()
 

@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_step_and_term(tmp_path: Path
 
 
 def test_a_budget_becomes_steps_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import eke.tasks.fit as task
+    import eke.tasks.budget as task
 
     options = digit_options(steps=None, budget="30s")
     monkeypatch.setattr(task, "_seconds_per_step", lambda options, material: 1.0)

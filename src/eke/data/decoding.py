@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, suppress
@@ -235,6 +236,7 @@ class _Helper:
 def serve() -> None:
     """Decode chunks that come over standard input until it closes (the body of a helper process)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", ".*decompression bomb")  # such images are refused by eke's own limit
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
     with suppress(EOFError, BrokenPipeError):

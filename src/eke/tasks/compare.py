@@ -13,23 +13,20 @@ from eke.errors import ConfigError, DataError
 from eke.metrics.statistics import holm
 from eke.progress import Progress, silent
 from eke.report.compare import compare_page
-from eke.report.content import CompareReport, Comparison, Metric
+from eke.report.content import CompareReport, Comparison
 from eke.report.page import write_page
-from eke.tasks.fit import baseline_options, train_baseline_of
+from eke.tasks.baseline import baseline_options, train_baseline_of
 from eke.tasks.measure import difference
 from eke.tasks.options import FitOptions
 from eke.tasks.prepare import prepare
 from eke.tasks.report import curves_of, figures_of, paired
 
-FAMILY: tuple[Metric, ...] = ("accuracy",)
-"""Figures whose differences are tested; a longer family would need stronger evidence for each."""
-
 
 def compare(runs: list[Path], out: Path, *, equal_images: bool = False, progress: Progress = silent) -> dict[str, Any]:
-    """Compare finished runs that were measured on the same images, and write a page.
+    """Compare finished runs that were measured on the same images, each with each and with its own baselines.
 
     Args:
-        runs: run folders; the supervised baseline of each is added once.
+        runs: run folders.
         out: HTML page to write.
         equal_images: also train (once; it is kept) a supervised baseline that sees as many images as each run.
         progress: shows the training.
@@ -42,14 +39,18 @@ def compare(runs: list[Path], out: Path, *, equal_images: bool = False, progress
         DataError: they were measured on different images.
     """
     named = {str(run): RunFolder(run) for run in runs}
-    for run in runs:
-        results = RunFolder(run).read(RunFolder(run).results)
+    pairs = list(combinations(named, 2))
+    for run in map(str, runs):
+        results = named[run].read(named[run].results)
+        others: dict[str, RunFolder] = {}
         if results.get("baseline"):
             path = Path(results["baseline"]["run"])
-            named.setdefault(f"{path} (equal steps)", RunFolder(path))
+            others[f"{path} (equal steps)"] = RunFolder(path)
         if equal_images and results["method"] != "supervised":
-            folder = equal_images_baseline(run, results, progress)
-            named.setdefault(f"{folder.path} (equal images)", folder)
+            folder = equal_images_baseline(named[run], results, progress)
+            others[f"{folder.path} (equal images)"] = folder
+        named |= others
+        pairs += [(run, other) for other in others]
     if len(named) < 2:
         raise ConfigError("Comparing needs two runs at least. Name another run folder.")
     results_of = {name: folder.read(folder.results) for name, folder in named.items()}
@@ -58,8 +59,9 @@ def compare(runs: list[Path], out: Path, *, equal_images: bool = False, progress
     if any(split not in results["evaluations"] for results in results_of.values()):
         raise DataError("These runs have no common test or validation images, so there is nothing to compare.")
     predictions = {name: Predictions.load(folder.predictions(split)) for name, folder in named.items()}
-    pairs = [(a, b, difference(predictions[a], predictions[b])) for a, b in combinations(named, 2)]
-    comparisons = [Comparison(a, b, metric, paired(compared[metric])) for a, b, compared in pairs for metric in FAMILY]
+    comparisons = [
+        Comparison(a, b, "accuracy", paired(difference(predictions[a], predictions[b])["accuracy"])) for a, b in pairs
+    ]
     report = CompareReport(
         title=f"{len(named)} runs compared",
         command=shlex.join(["eke", "compare", *map(str, runs), "--out", str(out)]),
@@ -86,9 +88,8 @@ def compare(runs: list[Path], out: Path, *, equal_images: bool = False, progress
     }
 
 
-def equal_images_baseline(run: Path, results: dict[str, Any], progress: Progress) -> RunFolder:
-    """Train or find the supervised run that puts as many images through the network as `run` did."""
-    folder = RunFolder(run)
+def equal_images_baseline(folder: RunFolder, results: dict[str, Any], progress: Progress) -> RunFolder:
+    """Train or find the supervised run that puts as many images through the network as a run did."""
     options = parse(FitOptions, folder.read(folder.config))
     material = prepare(options, choose_device(options.compute.device), progress)
     steps = max(1, results["images_through_network"] // options.batch.labeled)

@@ -7,24 +7,23 @@ from typing import Any
 import torch
 
 from eke import collectives
-from eke.config import fingerprint, merge, parse
-from eke.engine.journal import RunFolder, describe_environment
+from eke.config import fingerprint, parse
+from eke.engine.journal import RunFolder
 from eke.engine.predict import Predictions
 from eke.engine.processes import choose_device, processes
 from eke.errors import CheckpointError, ConfigError
 from eke.files import write_json
-from eke.methods import METHODS
 from eke.progress import Progress, silent
-from eke.tasks.assemble import assemble, training_steps
+from eke.tasks.baseline import train_baseline
+from eke.tasks.budget import calibrate
 from eke.tasks.measure import METRICS, difference
-from eke.tasks.options import FitOptions, budget_seconds
+from eke.tasks.options import FitOptions
 from eke.tasks.prepare import Material, prepare
 from eke.tasks.report import write_report
 from eke.tasks.train import train
 
 DEFAULT_BUDGET = "20m"
-BUDGET_RESERVE_RATE = 0.1
-"""Part of a time budget that is kept for evaluating and reporting."""
+"""Where neither steps nor a budget are given."""
 
 
 def fit(
@@ -49,6 +48,9 @@ def fit(
     """
     device = choose_device(options.compute.device)
     torch.use_deterministic_algorithms(options.compute.deterministic)
+    if options.baseline not in {"auto", "none"}:
+        named = RunFolder(Path(options.baseline))
+        named.read(named.results)  # refused now rather than after training
     if options.steps is None and options.budget is None:
         options = options.model_copy(update={"budget": DEFAULT_BUDGET})
     started = time.perf_counter()
@@ -59,8 +61,6 @@ def fit(
         material = prepare(options, device, show)
         if options.steps is None:
             options = options.model_copy(update={"steps": calibrate(options, material, started, show)})
-        if collectives.rank() == 0:
-            begin(folder, options, material)
         train(options, material, folder, resume=resume, progress=show)
         baseline = train_baseline(options, material, folder, show)
         if collectives.rank() != 0:
@@ -118,115 +118,6 @@ def _differences(asked: dict[str, Any], stored: dict[str, Any], where: str = "")
         elif a != b:
             found.append(f"{where}{name} is {b!r} there, {a!r} here")
     return found
-
-
-def begin(folder: RunFolder, options: FitOptions, material: Material) -> None:
-    """Write down what determines the run, before step 1. The environment may differ on resume: then warn."""
-    environment = describe_environment(material.pools.device)
-    if folder.environment.exists():
-        before = folder.read(folder.environment)
-        changed = [k for k in environment if k != "commit" and environment[k] != before.get(k)]
-        if changed:
-            import warnings
-
-            warnings.warn(
-                f"{folder.path} was begun with another {', '.join(changed)}: the run goes on, but not bit for bit.",
-                stacklevel=2,
-            )
-    write_json(folder.config, options.model_dump(mode="json"))  # first: with it, the folder is a run that can resume
-    material.split.save(folder.split)
-    write_json(folder.environment, environment)
-
-
-def calibrate(options: FitOptions, material: Material, started: float, progress: Progress) -> int:
-    """Turn the time budget into steps: time a few steps of the method and of its baseline on throwaway copies.
-
-    Raises:
-        ConfigError: not even one step fits.
-    """
-    assert options.budget is not None
-    timed = [options.model_copy(update={"steps": 10**6})]
-    if wants_baseline(options):
-        timed.append(baseline_options(timed[0]))
-    with progress("timing a few steps", len(timed)) as advance:
-        seconds_per_step = 0.0
-        for each in timed:
-            seconds_per_step += _seconds_per_step(each, material)
-            advance(1)
-    left = budget_seconds(options.budget) * (1 - BUDGET_RESERVE_RATE) - (time.perf_counter() - started)
-    steps = int(torch.tensor(left / seconds_per_step))
-    if collectives.world_size() > 1:  # every process must come to the same number
-        steps = int(collectives.all_reduce_sum(torch.tensor(float(steps), device=material.pools.device)).item())
-        steps //= collectives.world_size()
-    if steps < 1:
-        raise ConfigError(
-            f"budget = {options.budget} is too short: {seconds_per_step:.2f} s per step and {max(0.0, left):.0f} s "
-            "left after preparing. Give more time, a smaller batch.labeled, data.size or model."
-        )
-    return steps
-
-
-def _seconds_per_step(options: FitOptions, material: Material) -> float:
-    n_warm, n_timed = 2, 5
-    reports = training_steps(assemble(options, material.pools), options)
-    for _ in range(n_warm):
-        next(reports)
-    _wait(material.pools.device)
-    started = time.perf_counter()
-    for _ in range(n_timed):
-        next(reports)
-    _wait(material.pools.device)
-    return (time.perf_counter() - started) / n_timed
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def wants_baseline(options: FitOptions) -> bool:
-    """Tell whether a supervised baseline is to be trained beside the method."""
-    return options.baseline == "auto" and options.method["name"] != "supervised"
-
-
-def baseline_options(options: FitOptions) -> FitOptions:
-    """Return the supervised run with the same labels, labeled views, labeled batch, optimizer and steps."""
-    supervised = METHODS["supervised"]
-    labeled = {name: preset for name, preset in options.views.items() if name in supervised.views.labeled}
-    return options.model_copy(
-        update={
-            "method": {"name": "supervised", **supervised.Config().model_dump(mode="json")},
-            "views": labeled,
-            "batch": options.batch.model_copy(update={"mu": 1}),
-            "budget": None,
-            "baseline": "none",
-        }
-    )
-
-
-def train_baseline(options: FitOptions, material: Material, folder: RunFolder, progress: Progress) -> RunFolder | None:
-    """Return the run to compare with: the one named, or a supervised one with equal steps, trained or found."""
-    if options.baseline not in {"auto", "none"}:
-        return RunFolder(Path(options.baseline))
-    if not wants_baseline(options):
-        return None
-    return train_baseline_of(baseline_options(options), material, folder, progress)
-
-
-def train_baseline_of(chosen: FitOptions, material: Material, folder: RunFolder, progress: Progress) -> RunFolder:
-    """Train the supervised run `chosen` beside the run in `folder`, or find it there: its name is its options' hash."""
-    determines = chosen.model_dump(mode="json", exclude={"checkpoint", "evaluate"})
-    seen = {
-        "labeled": material.split.labeled,
-        "validation": material.split.validation,
-        "test": material.split.test,
-    }
-    base = RunFolder(folder.path.parent / "baselines" / f"supervised-{fingerprint(merge(determines, seen))}")
-    if not collectives.from_first(base.results.exists):
-        if collectives.rank() == 0:
-            begin(base, chosen, material)
-        train(chosen, material, base, resume=True, progress=progress)
-    return base
 
 
 def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material) -> dict[str, Any]:

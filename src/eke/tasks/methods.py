@@ -1,9 +1,12 @@
 """What `eke methods` shows: it reads the same places as the code does."""
 
+import sys
 from typing import Any
 
+from eke.config import Options
 from eke.errors import ConfigError, did_you_mean
 from eke.methods import METHODS
+from eke.tasks.options import FitOptions
 
 
 def describe(name: str | None) -> list[dict[str, Any]]:
@@ -18,22 +21,28 @@ def describe(name: str | None) -> list[dict[str, Any]]:
 
 
 def _describe(name: str) -> dict[str, Any]:
-    import sys
-
     method = METHODS[name]
     page = (sys.modules[method.__module__].__doc__ or "").strip()
-    options = [
-        {"path": f"method.{field}", "default": info.default, "help": info.description}
-        for field, info in method.Config.model_fields.items()
-    ]
     return {
         "name": name,
         "summary": page.splitlines()[0],
         "page": page,
         "views": {"labeled": dict(method.views.labeled), "unlabeled": dict(method.views.unlabeled)},
         "recipe": dict(method.recipe),
-        "options": options,
+        "options": list_options(method.Config, "method."),
     }
+
+
+def list_options(options: type[Options], prefix: str = "") -> list[dict[str, Any]]:
+    """List the options of a section, and of the sections in it: path, default and sentence of each."""
+    listed: list[dict[str, Any]] = []
+    for name, info in options.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Options):
+            listed += list_options(info.annotation, f"{prefix}{name}.")
+        else:
+            default = None if info.is_required() else info.get_default(call_default_factory=True)
+            listed.append({"path": prefix + name, "default": default, "help": info.description})
+    return listed
 
 
 def render(described: list[dict[str, Any]]) -> str:
@@ -47,6 +56,12 @@ def render(described: list[dict[str, Any]]) -> str:
     lines += [f"  {kind}.{view} = {preset}" for kind, views in one["views"].items() for view, preset in views.items()]
     lines += ["", "Recipe (defaults of shared options)"]
     lines += [f"  {section}.{k} = {v}" for section, values in one["recipe"].items() for k, v in values.items()]
-    lines += ["", "Options (--set PATH=VALUE)"]
-    lines += [f"  {option['path']} = {option['default']}  {option['help']}" for option in one["options"]]
+    lines += ["", "Options of the method (--set PATH=VALUE)", *map(_option, one["options"])]
+    shared = [option for option in list_options(FitOptions) if "." in option["path"]]
+    lines += ["", "Options of every method, before the recipe (--set PATH=VALUE)", *map(_option, shared)]
     return "\n".join(lines)
+
+
+def _option(option: dict[str, Any]) -> str:
+    sentence = " ".join((option["help"] or "").split())
+    return f"  {option['path']} = {option['default']}\n      {sentence}"

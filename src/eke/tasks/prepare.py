@@ -1,7 +1,7 @@
 """From options to everything a run trains and is measured on: images, split, pixels, classes."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from eke.data.sources import open_images, with_validation
 from eke.data.splits import DataOptions, Split, make_split
 from eke.engine.model_files import ModelCard
 from eke.engine.predict import Predictions, predict_probs
-from eke.errors import DataError
+from eke.errors import ConfigError, DataError
 from eke.progress import Progress, silent
 from eke.tasks.assemble import Pools
 from eke.tasks.options import FitOptions
@@ -92,11 +92,13 @@ def prepare(options: FitOptions, device: torch.device, progress: Progress) -> Ma
     if options.data.val_source:
         images = with_validation(images, with_classes(opened(options.data.val_source), images.classes))
     tests = with_classes(opened(options.test), images.classes) if options.test else None
-    split = make_split(images, tests, options.data, options.seed)
+    split = make_split(images, tests, options.data, options.seed)  # refuses before anything is decoded
 
     size, channels = working_form(images, options.data)
     cache = open_cache(images, size, channels, options.data.fit, progress)
     pixels, bad = cache.resident(device), {problem.row for problem in cache.problems}
+    if bad:
+        images, split = split_readable(images, cache, tests, options)
 
     def readable(ids: tuple[str, ...]) -> list[int]:
         return [int(row) for row in images.positions(ids) if int(row) not in bad]
@@ -128,6 +130,26 @@ def prepare(options: FitOptions, device: torch.device, progress: Progress) -> Ma
         truth=torch.as_tensor(images.labels[unlabeled], dtype=torch.int64).to(device),
         problems=problems,
     )
+
+
+def split_readable(
+    images: ImageSet, cache: PixelCache, tests: ImageSet | None, options: FitOptions
+) -> tuple[ImageSet, Split]:
+    """Split again without the labels of images that cannot be decoded: they are not spent, others take their place.
+
+    Raises:
+        DataError: too few labels are left; the message names an image that was lost.
+        ConfigError: validation would be empty now.
+    """
+    labels = images.labels.copy()
+    labels[[problem.row for problem in cache.problems]] = -1
+    lost = [problem for problem in cache.problems if images.labels[problem.row] >= 0]
+    images = replace(images, labels=labels)
+    try:
+        return images, make_split(images, tests, options.data, options.seed)
+    except (DataError, ConfigError) as error:
+        detail = f"{lost[0].path}, {lost[0].reason}" if lost else "none of them labeled"
+        raise type(error)(f"{error} ({len(cache.problems)} images cannot be decoded: {detail} ...)") from None
 
 
 def working_form(images: ImageSet, options: DataOptions) -> tuple[tuple[int, int], int]:

@@ -207,5 +207,8 @@ def _environment(folder: RunFolder, results: dict[str, Any]) -> dict[str, str]:
 
 def _notes(results: dict[str, Any]) -> list[str]:
     if results["method"] == "supervised" or results.get("baseline"):
-        return []
-    return ["No supervised baseline was trained, so nothing is said about what the unlabeled images brought."]
+        return list(results["notes"])
+    return [
+        *results["notes"],
+        "No supervised baseline was trained, so nothing is said about what the unlabeled images brought.",
+    ]

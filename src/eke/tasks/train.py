@@ -1,5 +1,6 @@
 """Train one method on prepared material into one run folder: the loop, and what stands between its steps."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from eke.engine.loop import StepReport
 from eke.engine.model_files import save_model
 from eke.engine.predict import predict_probs
 from eke.files import write_json
+from eke.models.backbones import resolve_name
 from eke.models.ema import Ema
 from eke.progress import Progress
 from eke.tasks.assemble import assemble, images_per_step, training_steps
@@ -32,6 +34,8 @@ def train(options: FitOptions, material: Material, folder: RunFolder, *, resume:
         CheckpointError: `resume` finds a checkpoint that is damaged or of another configuration.
     """
     assembly = assemble(options, material.pools)
+    if collectives.rank() == 0:
+        begin(folder, options, material)
     assert options.steps is not None
     total = options.steps
     parts = assembly.parts()
@@ -56,6 +60,22 @@ def train(options: FitOptions, material: Material, folder: RunFolder, *, resume:
             advance(1)
     if collectives.rank() == 0:
         finish(options, material, folder, assembly.average.module, progress)
+
+
+def begin(folder: RunFolder, options: FitOptions, material: Material) -> None:
+    """Write down what determines the run, before step 1. The environment may differ on resume: then warn."""
+    environment = describe_environment(material.pools.device)
+    if folder.environment.exists():
+        before = folder.read(folder.environment)
+        changed = [k for k in environment if k != "commit" and environment[k] != before.get(k)]
+        if changed:
+            warnings.warn(
+                f"{folder.path} was begun with another {', '.join(changed)}: the run goes on, but not bit for bit.",
+                stacklevel=2,
+            )
+    write_json(folder.config, options.model_dump(mode="json"))  # first: with it, the folder is a run that can resume
+    material.split.save(folder.split)
+    write_json(folder.environment, environment)
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -106,7 +126,7 @@ def finish(
         folder.results,
         {
             "method": options.method["name"],
-            "model": options.model.name,
+            "model": resolve_name(options.model.name, card.size),
             "steps": options.steps,
             "seed": options.seed,
             "labels": material.budget,

@@ -1,0 +1,54 @@
+"""The supervised run that stands beside a method's: equal labels, labeled views, labeled batch, optimizer and steps."""
+
+from pathlib import Path
+
+from eke import collectives
+from eke.config import fingerprint
+from eke.engine.journal import RunFolder
+from eke.methods import METHODS
+from eke.progress import Progress
+from eke.tasks.options import FitOptions
+from eke.tasks.prepare import Material
+from eke.tasks.train import train
+
+
+def wants_baseline(options: FitOptions) -> bool:
+    """Tell whether a supervised baseline is to be trained beside the method."""
+    return options.baseline == "auto" and options.method["name"] != "supervised"
+
+
+def baseline_options(options: FitOptions) -> FitOptions:
+    """Return the supervised run with the same labels, labeled views, labeled batch, optimizer and steps."""
+    supervised = METHODS["supervised"]
+    labeled = {name: preset for name, preset in options.views.items() if name in supervised.views.labeled}
+    return options.model_copy(
+        update={
+            "method": {"name": "supervised", **supervised.Config().model_dump(mode="json")},
+            "views": labeled,
+            "batch": options.batch.model_copy(update={"mu": 1}),
+            "budget": None,
+            "baseline": "none",
+        }
+    )
+
+
+def train_baseline(options: FitOptions, material: Material, folder: RunFolder, progress: Progress) -> RunFolder | None:
+    """Return the run to compare with: the one named, or a supervised one with equal steps, trained or found."""
+    if options.baseline not in {"auto", "none"}:
+        return RunFolder(Path(options.baseline))
+    if not wants_baseline(options):
+        return None
+    return train_baseline_of(baseline_options(options), material, folder, progress)
+
+
+def train_baseline_of(chosen: FitOptions, material: Material, folder: RunFolder, progress: Progress) -> RunFolder:
+    """Train the supervised run `chosen` beside the run in `folder`, or find it there: its name is its options' hash."""
+    determines = {
+        **chosen.model_dump(mode="json", exclude={"source", "test", "labels", "data", "checkpoint", "evaluate"}),
+        "card": material.pools.card.model_dump(mode="json"),  # how and what the images are, wherever they lie
+        "split": [material.split.labeled, material.split.validation, material.split.test],
+    }
+    base = RunFolder(folder.path.parent / "baselines" / f"supervised-{fingerprint(determines)}")
+    if not collectives.from_first(base.results.exists):
+        train(chosen, material, base, resume=True, progress=progress)
+    return base
