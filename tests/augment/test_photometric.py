@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from eke.augment import photometric
-from eke.augment.draws import NEIGHBORLY, TABLED, Op
-from eke.augment.pipeline import DIRECT, TABLES
+from eke.augment.draws import Op
+from eke.augment.pipeline import PHOTOMETRIC
 
 RANGES = {
     Op.SOLARIZE: (0, 256),
@@ -19,18 +19,12 @@ RANGES = {
 EXACT = (Op.AUTOCONTRAST, Op.EQUALIZE, Op.SOLARIZE, Op.POSTERIZE, Op.GRAYSCALE)
 
 
-def run(op, images, levels):
-    if op in TABLES:
-        return photometric.look_up(images, TABLES[op](images, levels))
-    return DIRECT[op](images, levels)
-
-
-@pytest.mark.parametrize("op", [Op(op) for op in (*TABLED, *NEIGHBORLY)], ids=lambda op: op.name.lower())
+@pytest.mark.parametrize("op", PHOTOMETRIC, ids=lambda op: op.name.lower())
 def test_each_operation_equals_pillow(op, pictures, pillow):
     low, high = RANGES.get(op, (0, 0))
     levels = torch.linspace(low, high, len(pictures), dtype=torch.float64)
     levels = levels.floor() if op == Op.POSTERIZE else levels
-    ours = run(op, pictures, levels)
+    ours = PHOTOMETRIC[op](pictures, levels)
     theirs = torch.stack(
         [
             pillow.to_tensor(pillow.apply(op, pillow.to_pillow(image), level))
@@ -51,7 +45,7 @@ def test_flat_and_small_images_equal_pillow(op, size, pillow):
     noise = torch.randint(0, 256, (20, 3, *size), generator=generator, dtype=torch.uint8)
     noise[0] = 7
     noise[1] = noise[1] // 128
-    ours = run(op, noise, torch.zeros(20))
+    ours = PHOTOMETRIC[op](noise, torch.zeros(20))
     for image, mine in zip(noise, ours, strict=True):
         assert torch.equal(mine, pillow.to_tensor(pillow.apply(op, pillow.to_pillow(image), 0)))
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from eke.augment.draws import Op, matrices
-from eke.augment.resample import paint, resize_crop, shift, transform
+from eke.augment.draws import SLIDING, Op, matrices
+from eke.augment.resample import paint, resize_crop, shift, slide, transform
 
 ANGLES = [-30.0, -17.3, -1.0, 0.5, 12.0, 29.9, 45.0, 137.0]
 SHEARS = [-0.3, -0.21, -0.03, 0.01, 0.17, 0.25, 0.3, 0.5]
@@ -53,6 +53,19 @@ def test_quarter_turns_are_exact(turn, pictures, pillow):
     assert torch.equal(ours, reference(Op.ROTATE, pictures, levels, "nearest", pillow))
     if pictures.shape[2] == pictures.shape[3]:
         assert torch.equal(ours, pictures.rot90(int(turn // 90), (2, 3)))
+
+
+@pytest.mark.parametrize("op", SLIDING.tolist(), ids=lambda op: Op(op).name.lower())
+def test_sliding_lines_is_the_same_transform(op, pictures):
+    n, channels, height, width = pictures.shape
+    levels = torch.tensor(LEVELS[op], dtype=torch.float64).repeat(2)[:, None]
+    stages = matrices(torch.full((n, 1), op), levels, (height, width))
+    valid = torch.rand(n, height, width, generator=torch.Generator().manual_seed(7)) < 0.5
+    # every channel its own fill, which must not get into its neighbors
+    fill = torch.arange(70, 70 + channels, dtype=torch.uint8)
+    slow, fast = transform(pictures, valid, stages, 0, fill, "nearest"), slide(pictures, valid, stages[:, 0], fill)
+    assert torch.equal(slow[0], fast[0])
+    assert torch.equal(slow[1], fast[1])
 
 
 def test_two_stages_leave_what_any_of_them_moved_out():

@@ -32,10 +32,8 @@ class Op(IntEnum):
 
 GEOMETRIC = range(Op.ROTATE, Op.AUTOCONTRAST)
 """Operations that move pixels."""
-TABLED = range(Op.AUTOCONTRAST, Op.COLOR)
-"""Photometric operations that replace grey levels by a table."""
-NEIGHBORLY = range(Op.COLOR, Op.HUE + 1)
-"""Photometric operations that look at several channels or pixels."""
+SLIDING = torch.tensor((Op.SHEAR_X, Op.TRANSLATE_X, Op.TRANSLATE_Y))
+"""Those that move whole lines of pixels."""
 COLORFUL = (Op.COLOR, Op.GRAYSCALE, Op.HUE)
 """Operations that do nothing to an image of one channel."""
 

@@ -7,29 +7,28 @@ it. The groups are decided on the CPU, where the draws come from, so an accelera
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from eke.augment import photometric
-from eke.augment.draws import GEOMETRIC, NEIGHBORLY, TABLED, Draws, Op, take, to
+from eke.augment.draws import GEOMETRIC, SLIDING, Draws, Op, to
 from eke.augment.geometry import Geometry, Interpolation, View, chain
-from eke.augment.resample import cut_matrix, paint, rectangle, resize_crop, shift, transform
+from eke.augment.resample import cut_matrix, paint, rectangle, resize_crop, shift, slide, transform
 
 Color = tuple[int, int, int]
 
-BLOCK = 3 * 2**19
+BLOCK = 2**20
 """Values that a CPU works on at once: what it writes in one step is still in its cache in the next."""
 
-TABLES: dict[Op, Callable[[Tensor, Tensor], Tensor]] = {
+PHOTOMETRIC: dict[Op, Callable[[Tensor, Tensor], Tensor]] = {
     Op.AUTOCONTRAST: lambda images, _: photometric.autocontrast(images),
     Op.EQUALIZE: lambda images, _: photometric.equalize(images),
     Op.SOLARIZE: photometric.solarize,
     Op.POSTERIZE: photometric.posterize,
     Op.BRIGHTNESS: photometric.brightness,
     Op.CONTRAST: photometric.contrast,
-}
-DIRECT: dict[Op, Callable[[Tensor, Tensor], Tensor]] = {
     Op.COLOR: photometric.color,
     Op.SHARPNESS: photometric.sharpness,
     Op.GRAYSCALE: lambda images, _: photometric.grayscale(images),
@@ -70,24 +69,22 @@ def make_views(
         paints = photometric.grayscale(paints)[:, :1]
     paints = paints.flatten(1).to(images.device, non_blocking=True)
 
-    pixels = torch.empty(images.shape, device=images.device)
+    done = torch.empty_like(images, memory_format=torch.contiguous_format)
     valid = torch.empty(len(images), height, width, dtype=torch.bool, device=images.device)
-    n_rows = BLOCK // images.shape[1:].numel() if images.device.type == "cpu" else len(images)
-    step = max(1, n_rows)
-    for start in range(0, len(images), step):
-        rows = slice(start, start + step)
-        part = take(draws, start, start + step)
-        done, shown = (resize_crop if enlarge else shift)(images[rows], part.box, part.flip)
-        passes = passes_of(part.ops)
-        for slot in range(part.ops.shape[1]):
-            _apply_photometric(done, part.ops[:, slot], part.levels[:, slot])
-            mine = passes == slot + 1
-            _apply_geometric(done, shown, part.matrices, mine, interpolation, paints[0])
+    for rows in _blocks(images, len(images)):
+        done[rows], valid[rows] = (resize_crop if enlarge else shift)(images[rows], draws.box[rows], draws.flip[rows])
+    passes = passes_of(draws.ops)
+    for slot in range(draws.ops.shape[1]):
+        _apply_photometric(done, draws.ops[:, slot], draws.levels[:, slot])
+        _apply_geometric(done, valid, draws, passes == slot + 1, interpolation, paints[0])
+    pixels = torch.empty(images.shape, device=images.device)
+    for rows in _blocks(images, len(images)):
+        view = done[rows]
         if hole_fill is not None:
-            hole = _mask(part.hole, height, width)
-            done, shown = paint(done, hole, paints[1]), shown & ~hole
-        pixels[rows].copy_(done).div_(255)
-        valid[rows] = shown
+            hole = _mask(draws.hole[rows], height, width)
+            view = paint(view, hole, paints[1])
+            valid[rows] &= ~hole
+        pixels[rows].copy_(view).div_(255)
     return View(pixels, Geometry(matrix.float(), (height, width), (height, width)), valid)
 
 
@@ -103,55 +100,58 @@ def passes_of(ops: Tensor) -> Tensor:
     return torch.where((ops >= GEOMETRIC.start) & (ops < GEOMETRIC.stop), after, 0)
 
 
+def _blocks(images: Tensor, n: int) -> list[slice]:
+    """Cut `n` rows as large as those of `images` into blocks; into one where there is no small cache."""
+    step = max(1, BLOCK // images.shape[1:].numel() if images.device.type == "cpu" else n)
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
 def _apply_photometric(images: Tensor, ops: Tensor, levels: Tensor) -> None:
     """Run one photometric operation, in place, on each row that has one."""
     counts = torch.bincount(ops, minlength=len(Op)).tolist()
-    first, last = sum(counts[: TABLED.start]), sum(counts[: TABLED.stop])
-    if first == len(ops):
-        return
     order = ops.argsort(stable=True).to(images.device, non_blocking=True)
-    levels = levels.index_select(0, order)
-
-    if first < last:
-        tabled = images.index_select(0, order[first:last])
-        tables, start = [], 0
-        for op in map(Op, TABLED):
-            rows = slice(start, start + counts[op])
-            if counts[op]:
-                tables.append(TABLES[op](tabled[rows], levels[first:][rows]))
-            start += counts[op]
-        _write(images, order[first:last], photometric.look_up(tabled, torch.cat(tables)))
-
-    for op in map(Op, NEIGHBORLY):
-        rows = slice(last, last + counts[op])
-        if counts[op]:
-            _write(images, order[rows], DIRECT[op](images.index_select(0, order[rows]), levels[rows]))
-        last += counts[op]
+    start = sum(counts[: GEOMETRIC.stop])
+    for op, operation in PHOTOMETRIC.items():
+        for block in _blocks(images, counts[op]):
+            rows = order[start + block.start : start + block.stop]
+            _write(images, rows, operation(images.index_select(0, rows), levels.index_select(0, rows)))
+        start += counts[op]
 
 
 def _apply_geometric(
-    images: Tensor,
-    valid: Tensor,
-    matrices: Tensor,
-    mine: Tensor,
-    interpolation: Interpolation,
-    fill: Tensor,
+    images: Tensor, valid: Tensor, draws: Draws, mine: Tensor, interpolation: Interpolation, fill: Tensor
 ) -> None:
     """Run one transform, in place, on each row that has slots in `mine` (n, S), composed of them."""
     n_slots = mine.sum(1)
-    used = mine.any(0).nonzero()[:, 0]
-    if not len(used):
+    # most rows only slide their lines, which is fast: they come last, the slow ones with several slots first
+    slides = (n_slots == 1) & (mine & torch.isin(draws.ops, SLIDING)).any(1) & (interpolation == "nearest")
+    n_several, n_slides, n_moved = int((n_slots > 1).sum()), int(slides.sum()), int((n_slots > 0).sum())
+    if not n_moved:
         return
-    n_several, n_moved = int((n_slots > 1).sum()), int((n_slots > 0).sum())
-    moved = n_slots.argsort(descending=True)[:n_moved]
-    sent = (moved, used, mine[moved][:, used])
-    rows, used, chosen = (part.to(images.device, non_blocking=True) for part in sent)
-    stages = matrices.index_select(0, rows).index_select(1, used)
+    moved = (2 * n_slots - slides.long()).argsort(descending=True)[:n_moved]
+    depths = n_slots[moved].tolist()
+    # the slots of each row in their order, at the end
+    chosen, slots = mine[moved].sort(dim=1, stable=True)
+    chosen, slots = chosen[:, -depths[0] :], slots[:, -depths[0] :]
+    rows, slots, chosen = (part.to(images.device, non_blocking=True) for part in (moved, slots, chosen))
+    stages = draws.matrices[rows[:, None], slots]
     neutral = torch.eye(2, 3, dtype=stages.dtype, device=images.device)
     stages = torch.where(chosen[:, :, None, None], stages, neutral)
-    pixels, shown = transform(
-        images.index_select(0, rows), valid.index_select(0, rows), stages, n_several, fill, interpolation
-    )
+
+    n_free = n_moved - n_slides
+    for block in _blocks(images, n_free):
+        n = min(max(n_several - block.start, 0), block.stop - block.start)
+        deepest = stages[block, -depths[block.start] :]
+        how = partial(transform, stages=deepest, n_several=n, fill=fill, interpolation=interpolation)
+        _move(images, valid, rows[block], how)
+    for block in _blocks(images, n_slides):
+        how = partial(slide, matrix=stages[n_free:, -1][block], fill=fill)
+        _move(images, valid, rows[n_free:][block], how)
+
+
+def _move(images: Tensor, valid: Tensor, rows: Tensor, how: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+    """Replace rows of pixels and of `valid` by what `how` makes of them."""
+    pixels, shown = how(images.index_select(0, rows), valid.index_select(0, rows))
     _write(images, rows, pixels)
     _write(valid, rows, shown)
 
@@ -160,7 +160,7 @@ def _write(images: Tensor, rows: Tensor, new: Tensor) -> None:
     """Put `new` into the rows of images, of one byte a value."""
     # eight bytes at a time where a row can be cut so
     unit = torch.int64 if images[0].numel() % 8 == 0 else torch.uint8
-    images.flatten(1).view(unit)[rows] = new.flatten(1).view(unit)
+    images.flatten(1).view(unit).index_copy_(0, rows, new.flatten(1).view(unit))
 
 
 def _mask(hole: Tensor, height: int, width: int) -> Tensor:
