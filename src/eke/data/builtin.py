@@ -132,7 +132,7 @@ def torchvision_rows(name: str, download: bool) -> Rows:
         try:
             part = kind(str(folder), download=download, **arguments)
         except (RuntimeError, OSError) as error:
-            remedy = "Check the connection" if download else "Add --download (download=True) to fetch it"
+            remedy = "Check the connection" if download else "Add --set data.download=true to fetch it"
             raise DataError(f"{name} is not in {folder}: {error}. {remedy}.") from None
         parts.append(_published_rows(part, f"{name}/{split}", split, published.numbered))
     return join_rows(parts)
