@@ -183,3 +183,24 @@ def test_later_sources_of_options_win(tmp_path: Path) -> None:
         0.1,
         5e-4,
     )
+
+
+def test_a_baseline_that_another_run_left_unfinished_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import eke.tasks.baseline as baseline
+
+    whole = fit(digit_options(), tmp_path / "elsewhere" / "whole")
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        real = baseline.train
+
+        def dying(*args: Any, **kwargs: Any) -> None:
+            interrupted(patch, after=7)
+            real(*args, **kwargs)
+
+        patch.setattr(baseline, "train", dying)
+        fit(digit_options(), tmp_path / "first")
+    other = fit(digit_options(assignments=("method.tau=0.5",), evaluate={"every_steps": 4}), tmp_path / "second")
+    assert Path(other["baseline"]["run"]).parent == tmp_path / "baselines"
+    one, two = weights(Path(whole["baseline"]["run"])), weights(Path(other["baseline"]["run"]))
+    assert all(torch.equal(one[name], two[name]) for name in one)

@@ -5,7 +5,6 @@ so a process that reads from 100 GB holds one batch; a memory map would show up 
 """
 
 import errno
-import fcntl
 import math
 import os
 import shutil
@@ -25,6 +24,7 @@ from eke.config import fingerprint
 from eke.data.decoding import DECODER_VERSION, BadImage, Work, decode_all, survey
 from eke.data.images import ImageSet
 from eke.errors import DataError
+from eke.files import locked
 from eke.progress import Progress, silent
 
 SMALL = 256 * 2**20
@@ -176,7 +176,7 @@ def build_cache(
     if not _is_whole(path):
         with _refusals(path, len(images) * channels * math.prod(size)):
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_suffix(".lock")):
+            with locked(path.with_suffix(".lock")):
                 if not _is_whole(path):
                     _build(images, Work(path.with_suffix(".part"), size, channels, fit), path, progress)
     cache = PixelCache(path)
@@ -192,7 +192,8 @@ def _build(images: ImageSet, work: Work, path: Path, progress: Progress) -> None
     problems: list[BadImage] = []
     try:
         with work.path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, len(affine) * work.channels * math.prod(work.size))
+            if reserve := getattr(os, "posix_fallocate", None):  # macOS has none: a full disk shows later there
+                reserve(file.fileno(), 0, len(affine) * work.channels * math.prod(work.size))
         with progress("decoding", len(affine)) as advance, closing(decode_all(images, work)) as chunks:
             for chunk in chunks:
                 affine[chunk.start : chunk.start + len(chunk.affine)] = chunk.affine
@@ -223,14 +224,6 @@ def _is_whole(path: Path) -> bool:
 
 def _index_path(path: Path) -> Path:
     return path.with_suffix(".index.npz")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system releases when this process ends, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

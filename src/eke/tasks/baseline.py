@@ -1,10 +1,12 @@
 """The supervised run that stands beside a method's: equal labels, labeled views, labeled batch, optimizer and steps."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from eke import collectives
 from eke.config import fingerprint
 from eke.engine.journal import RunFolder
+from eke.files import locked
 from eke.methods import METHODS
 from eke.progress import Progress
 from eke.tasks.options import FitOptions
@@ -48,7 +50,10 @@ def train_baseline_of(chosen: FitOptions, material: Material, folder: RunFolder,
         "card": material.pools.card.model_dump(mode="json"),  # how and what the images are, wherever they lie
         "split": [material.split.labeled, material.split.validation, material.split.test],
     }
-    base = RunFolder(folder.path.parent / "baselines" / f"supervised-{fingerprint(determines)}")
-    if not collectives.from_first(base.results.exists):
-        train(chosen, material, base, resume=True, progress=progress)
+    identity = fingerprint(determines)
+    base = RunFolder(folder.path.parent / "baselines" / f"supervised-{identity}")
+    alone = locked(base.path.with_suffix(".lock")) if collectives.rank() == 0 else nullcontext()
+    with alone:  # another run may be training the same baseline just now
+        if not collectives.from_first(base.results.exists):
+            train(chosen, material, base, identity, resume=True, progress=progress)
     return base

@@ -61,7 +61,8 @@ def fit(
         material = prepare(options, device, show)
         if options.steps is None:
             options = options.model_copy(update={"steps": calibrate(options, material, started, show)})
-        train(options, material, folder, resume=resume, progress=show)
+        identity = fingerprint(options.model_dump(mode="json"))
+        train(options, material, folder, identity, resume=resume, progress=show)
         baseline = train_baseline(options, material, folder, show)
         if collectives.rank() != 0:
             return None

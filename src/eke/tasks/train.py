@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from eke import collectives
-from eke.config import fingerprint
 from eke.engine.checkpoint import load_checkpoint, save_checkpoint
 from eke.engine.journal import Journal, RunFolder, describe_environment
 from eke.engine.loop import StepReport
@@ -26,8 +25,24 @@ POOL_SAMPLE = 2000
 """Unlabeled images that are predicted at the end, for the distribution of predicted classes."""
 
 
-def train(options: FitOptions, material: Material, folder: RunFolder, *, resume: bool, progress: Progress) -> None:
+def train(
+    options: FitOptions,
+    material: Material,
+    folder: RunFolder,
+    identity: str,
+    *,
+    resume: bool,
+    progress: Progress,
+) -> None:
     """Train, evaluate and save; on return the folder holds model, predictions and results.
+
+    Args:
+        options: of the run; `steps` is known.
+        material: what it trains on and is measured on.
+        folder: where it writes.
+        identity: fingerprint of what determines the run; a checkpoint of another is refused.
+        resume: go on from the folder's checkpoint, if it has one.
+        progress: shows the training.
 
     Raises:
         TrainingError: a loss was not finite.
@@ -39,7 +54,6 @@ def train(options: FitOptions, material: Material, folder: RunFolder, *, resume:
     assert options.steps is not None
     total = options.steps
     parts = assembly.parts()
-    identity = fingerprint(options.model_dump(mode="json"))
     first = 0
     if resume and collectives.from_first(folder.checkpoint.exists):
         first = load_checkpoint(folder.checkpoint, parts, fingerprint=identity, device=material.pools.device)
