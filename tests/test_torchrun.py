@@ -97,7 +97,7 @@ def test_two_processes_make_one_run(two: tuple[Path, dict[str, Any]], root: Path
     }
     assert results["evaluations"]["test"]["n"] == 355
     assert results["baseline"]["steps"] == STEPS
-    assert len(list((root / "baselines").iterdir())) == 1
+    assert len(list((root / "baselines").glob("*/"))) == 1
     assert RunFolder(folder).read(RunFolder(folder).environment)["processes"] == 2
     for journal in (RunFolder(folder), RunFolder(Path(results["baseline"]["run"]))):
         steps = [line["step"] for line in journal.lines() if "loss" in line]

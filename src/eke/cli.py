@@ -44,11 +44,26 @@ Labels = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of split, weights, batches and views.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="a.b=c", help="Set any option by its path, for example batch.mu=4. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="a.b=c",
+        help="Set any option, for example batch.mu=4. Repeatable; `eke methods NAME` lists them all.",
+    ),
 ]
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if show:
+        from eke.version import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command(short_help="40 labels of real digits: a tour in a minute.")
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the run and its report.")] = Path("eke-demo"),
     seed: Seed = 0,
@@ -60,11 +75,14 @@ def demo(
     _show(run_demo(out, seed, _progress()), as_json)
 
 
-@app.command()
+@app.command(short_help="What is in a data set, and what is wrong.")
 def doctor(
     data: Data,
     test: Test = None,
     labels: Labels = None,
+    group_level: Annotated[
+        bool, typer.Option("--group-level", help="The folder below the class folder is the group: data.group_level.")
+    ] = False,
     run: Annotated[Path | None, typer.Option("--run", help="A trained run: names labels that look wrong.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -77,11 +95,13 @@ def doctor(
 
     progress = _progress()
     predictions = predict_source(run, data, progress, labeled=True)[0] if run else None
-    diagnosis = diagnose(data, test, labels=labels or [], predictions=predictions, progress=progress)
+    diagnosis = diagnose(
+        data, test, labels=labels or [], group_level=group_level, predictions=predictions, progress=progress
+    )
     _print_json(asdict(diagnosis)) if as_json else print(render(diagnosis))
 
 
-@app.command()
+@app.command(short_help="Train, evaluate and report.")
 def fit(
     data: Data,
     method: Annotated[
@@ -118,7 +138,9 @@ def fit(
         Path | None,
         typer.Option("--config", help="YAML or JSON file of options, such as a run's config.json."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run, exactly; begin it where there is none.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier from few labels and many images, evaluate it, and write a report.
@@ -147,7 +169,7 @@ def fit(
     )
 
 
-@app.command("eval")
+@app.command("eval", short_help="Evaluate a run on labeled images.")
 def evaluate(run: Run, data: Data, as_json: AsJson = False) -> None:
     """Evaluate a trained run on labeled images: accuracy, macro-F1, calibration, with intervals."""
     from eke.tasks.evaluate import evaluate as run_evaluate
@@ -157,7 +179,7 @@ def evaluate(run: Run, data: Data, as_json: AsJson = False) -> None:
     _print_json(figures) if as_json else print(render(figures))
 
 
-@app.command()
+@app.command(short_help="Predict images into a CSV.")
 def predict(
     run: Run,
     images: Data,
@@ -171,7 +193,7 @@ def predict(
     _print_json(done) if as_json else print(f"Wrote {done['n_images']} predictions to {done['path']}.")
 
 
-@app.command()
+@app.command(short_help="Write the network as ONNX or torch.export.")
 def export(
     run: Run,
     format_: Annotated[str, typer.Option("--format", help="onnx or torch (torch.export).")] = "onnx",
@@ -186,9 +208,11 @@ def export(
     _print_json(done) if as_json else print(text)
 
 
-@app.command()
+@app.command(short_help="Runs side by side, with intervals.")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two or more run folders.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; one alone is compared with its baseline.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="HTML page to write.")] = Path("compare.html"),
     equal_images: Annotated[
         bool,
@@ -204,7 +228,7 @@ def compare(
     _print_json(figures) if as_json else print(render(figures))
 
 
-@app.command()
+@app.command(short_help="Write a run's report anew.")
 def report(run: Run, as_json: AsJson = False) -> None:
     """Write a run's report.html anew from its folder."""
     from eke.tasks.report import write_report
@@ -213,7 +237,7 @@ def report(run: Run, as_json: AsJson = False) -> None:
     _print_json({"report": str(path)}) if as_json else print(f"Wrote {path}.")
 
 
-@app.command()
+@app.command(short_help="The training methods and all options.")
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A method, to see its paper and options.")] = None,
     as_json: AsJson = False,
@@ -239,7 +263,7 @@ def _errors_as_messages() -> Iterator[None]:
     except EkeError as error:
         print(f"eke: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("eke: interrupted; a run goes on with --resume.", file=sys.stderr)
         sys.exit(130)
 

@@ -34,6 +34,12 @@ class TrainingError(EkeError):
     exit_code = 5
 
 
+class InterruptedRunError(EkeError):
+    """Ctrl-C during training; the run is saved and can go on."""
+
+    exit_code = 130
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Say which of the `known` words is nearest to `word`, or list them where none is near.
 

@@ -41,7 +41,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 def _refusal(path: Path, error: OSError) -> str:
     remedy = "Free some space" if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} else "Check the folder"
-    return f"Could not write {path}: {error.strerror}. The previous file is unchanged. {remedy} and run again."
+    unchanged = " The previous file is unchanged." if path.exists() else ""
+    return f"Could not write {path}: {error.strerror}.{unchanged} {remedy} and run again."
 
 
 def write_text(path: Path, text: str) -> None:

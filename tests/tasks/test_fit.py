@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from eke.engine.journal import RunFolder
-from eke.errors import CheckpointError, ConfigError, TrainingError
+from eke.errors import CheckpointError, ConfigError, InterruptedRunError, TrainingError
 from eke.methods import METHODS
 from eke.tasks.fit import fit, render
 from eke.tasks.options import resolve
@@ -89,6 +89,41 @@ def test_a_resumed_run_ends_bit_identical(method: str, tmp_path: Path, monkeypat
     assert steps[0] == steps[1]
 
 
+def test_an_interrupt_saves_the_run_after_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import signal
+
+    import eke.tasks.train as train
+
+    options = digit_options(baseline="none")
+    fit(options, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        real = train.training_steps
+
+        def interrupting(*args: Any, **kwargs: Any) -> Any:
+            for report in real(*args, **kwargs):
+                if report.step == 7:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield report
+
+        patch.setattr(train, "training_steps", interrupting)
+        with pytest.raises(InterruptedRunError, match="interrupted after step 7 of 12.*--resume") as raised:
+            fit(options, tmp_path / "stopped")
+    assert raised.value.exit_code == 130
+    assert torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)["step"] == 7
+    fit(options, tmp_path / "stopped", resume=True)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_steps_and_a_budget_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match="steps or a budget, not both"):
+        digit_options(budget="20m")
+    with pytest.raises(ConfigError, match="write a duration"):
+        digit_options(steps=None, budget="soon")
+
+
 def test_a_folder_with_a_run_is_refused_or_resumed_and_never_deleted(finished_run: Path) -> None:
     before = (finished_run / "checkpoint.pt").read_bytes()
     with pytest.raises(ConfigError, match="holds a run already.*--resume"):
@@ -155,7 +190,6 @@ def test_a_budget_that_is_too_short_is_refused() -> None:
         (("optm.lr=1",), "Unknown option 'optm'. Did you mean 'optim'"),
         (("views.week=none",), "no view 'week'.*Did you mean 'weak'"),
         (("views.weak=nonne",), "Unknown view preset 'nonne'. Did you mean 'none'"),
-        (("budget=soon",), "write a duration"),
     ],
 )
 def test_wrong_options_are_named_with_a_suggestion(words: tuple[str, ...], message: str, tmp_path: Path) -> None:

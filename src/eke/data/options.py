@@ -6,6 +6,9 @@ from pydantic import Field, PositiveInt, model_validator
 
 from eke.config import Options
 
+MAX_VAL_RATE = 0.9
+"""Something must be left to train on."""
+
 
 class DataOptions(Options):
     """What becomes of a source: working size, budget of labels, validation, test."""
@@ -20,7 +23,7 @@ class DataOptions(Options):
     """Use so many labels of each class, training + validation; the other images count as unlabeled."""
     n_labels: int | None = Field(None, ge=1)
     """Use so many labels in all, shared among the classes as they occur, at least one each."""
-    val_rate: float = Field(0.2, ge=0, le=0.9)
+    val_rate: float = Field(0.2, ge=0, le=MAX_VAL_RATE)
     """Part of the given labels that validates: floor(n * rate) of each class. 0: no validation."""
     val_per_class: int | None = Field(None, ge=1)
     """Instead of val_rate: so many labels of each class validate, besides those that train; both count."""

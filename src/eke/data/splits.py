@@ -13,6 +13,7 @@ import numpy as np
 
 from eke.data.dividing import by_class, floor_rate, order_of, share_labels, take_groups, take_rate
 from eke.data.images import ImageSet
+from eke.data.options import MAX_VAL_RATE
 from eke.data.options import DataOptions as DataOptions
 from eke.errors import ConfigError, DataError
 from eke.files import write_json
@@ -195,11 +196,12 @@ class _Division:
         labeled = np.concatenate([part[:n] for part, n in zip(training, wanted - n_val, strict=True)])
         validation = np.concatenate([part[:n] for part, n in zip(checking, n_val, strict=True)])
         if rate and not len(validation):
+            enough = np.ceil(100 / wanted.max()) / 100
+            larger = f"data.val_rate={enough:g} or more" if enough <= MAX_VAL_RATE else "data.val_per_class=1"
             raise ConfigError(
                 f"Validation would be empty: floor(n * data.val_rate={rate:g}) is 0 for every class, the largest "
-                f"n being {wanted.max()}. Give {int(np.ceil(1 / rate - 1e-9))} labels per class, set "
-                f"data.val_rate={np.ceil(100 / wanted.max()) / 100:g} or more, or set data.val_rate=0 "
-                f"(no validation: the last checkpoint is used)."
+                f"n being {wanted.max()}. Give {int(np.ceil(1 / rate - 1e-9))} labels per class, set {larger}, "
+                f"or set data.val_rate=0 (no validation)."
             )
         self.note_classes(
             [not n for n in np.bincount(self.labels[validation], minlength=len(wanted))] if rate else [],

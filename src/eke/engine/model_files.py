@@ -63,6 +63,10 @@ def load_model(folder: Path, device: torch.device) -> tuple[Network, ModelCard]:
     Raises:
         CheckpointError: a file is missing, damaged, or not a safetensors file (pickled code is never executed).
     """
+    if not folder.parent.is_dir():
+        raise CheckpointError(f"There is no run folder {folder.parent}. Name one that `eke fit --out` wrote.")
+    if not (folder.parent / "config.json").exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder.parent} is not a run of eke. Name a folder that `eke fit --out` wrote.")
     try:
         values: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
         card = parse(ModelCard, values)

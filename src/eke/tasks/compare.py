@@ -64,7 +64,7 @@ def compare(runs: list[Path], out: Path, *, equal_images: bool = False, progress
     ]
     report = CompareReport(
         title=f"{len(named)} runs compared",
-        command=shlex.join(["eke", "compare", *map(str, runs), "--out", str(out)]),
+        command=shlex.join(["eke", "compare", *map(str, runs), "--out", str(out), *["--equal-images"] * equal_images]),
         split=split,
         measured=f"{len(next(iter(predictions.values())).labels):,} {split} images, one seed each",
         rows=[figures_of(name, results, split, results["method"]) for name, results in results_of.items()],
@@ -110,7 +110,8 @@ def render(compared: dict[str, Any]) -> str:
     lines += ["", "Differences in accuracy (points), the same images, p corrected by Holm's method"]
     for each in compared["differences"]:
         value, low, high = (100 * each[end] for end in ("value", "low", "high"))
-        unsure = "  cannot tell" if low <= 0 <= high or each["p_holm"] > 0.05 else ""
-        lines.append(f"  {value:+.1f} [{low:+.1f}, {high:+.1f}]  p = {each['p_holm']:.2g}{unsure}")
+        unsure = low <= 0 <= high or each["p_holm"] > 0.05
+        word = "cannot tell" if unsure else "better" if value > 0 else "worse"
+        lines.append(f"  {value:+.1f} [{low:+.1f}, {high:+.1f}]  p = {each['p_holm']:.2g}  {word}")
         lines.append(f"      {each['run']}  against  {each['against']}")
     return "\n".join([*lines, "", f"page  {compared['page']}"])

@@ -165,11 +165,13 @@ def _some(names: Sequence[str]) -> str:
 def render(diagnosis: Diagnosis) -> str:
     """Return the diagnosis as plain text."""
     parts = ", ".join(f"{n:,} {part}" for part, n in diagnosis.n_images.items())
+    n_unlabeled = diagnosis.n_images.get("train", 0) - sum(diagnosis.counts.get("train", {}).values())
+    unlabeled = f"; {n_unlabeled:,} train images have no label" if n_unlabeled else ""
     pixels = diagnosis.pixels
     sizes = ", ".join(f"{size} ({n:,})" for size, n in list(pixels.sizes.items())[:SHOWN])
     more = f" and {pixels.n_sizes - SHOWN} more sizes" if pixels.n_sizes > SHOWN else ""
     lines = [
-        f"{diagnosis.source}: {parts} images",
+        f"{diagnosis.source}: {parts} images{unlabeled}",
         *_table(diagnosis.counts),
         f"sizes   {sizes}{more}; smallest {pixels.smallest}, largest {pixels.largest}",
         "modes   " + ", ".join(f"{mode} ({n:,})" for mode, n in pixels.modes.items()),

@@ -24,6 +24,7 @@ from eke.tasks.train import train
 
 DEFAULT_BUDGET = "20m"
 """Where neither steps nor a budget are given."""
+SHOWN_PROBLEMS = 3
 
 
 def fit(
@@ -150,13 +151,15 @@ def render(results: dict[str, Any]) -> str:
     shown = [name for name in ("test", "validation") if name in results["evaluations"]]
     for part in shown[:1]:
         lines += _table(results, part)
-    if "test" not in shown:
+    if not shown:
+        lines.append("Nothing was measured: there are neither test nor validation images. Name some with --test.")
+    elif "test" not in shown:
         lines += ["", "No test images were named (--test SOURCE), so there are no test figures."]
-    if results["problems"]:
-        lines += [
-            "",
-            f"{len(results['problems'])} images or rows were set aside; results.json and the report name them.",
-        ]
+    lines += [f"Note: {note}" for note in results["notes"]]
+    problems = results["problems"]
+    if problems:
+        lines += ["", f"Set aside: {len(problems)} images or rows; results.json and the report name all of them."]
+        lines += [f"  {p['path']}: {p['kind']}, {p['detail']}" for p in problems[:SHOWN_PROBLEMS]]
     return "\n".join([*lines, "", f"run     {results['run']}", f"report  {results['report']}"])
 
 
@@ -174,7 +177,7 @@ def _table(results: dict[str, Any], part: str) -> list[str]:
     if compared:
         cells = "".join(f"{_cell(compared[metric], '+'):<22}" for metric in METRICS)
         lines.append(f"  {'difference':<24}{cells}")
-        lines += ["", _verdict(results["method"], compared["accuracy"])]
+        lines += ["", _verdict(results["method"], compared["accuracy"], part)]
     return lines
 
 
@@ -183,11 +186,11 @@ def _cell(interval: dict[str, float], sign: str = "") -> str:
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}] %"
 
 
-def _verdict(method: str, compared: dict[str, Any]) -> str:
+def _verdict(method: str, compared: dict[str, Any], part: str) -> str:
     if not compared["decided"]:
         return "Cannot tell whether the unlabeled images helped: the interval of the difference contains 0."
     change = "more" if compared["value"] > 0 else "fewer"
     return (
-        f"{method} gets {abs(100 * compared['value']):.1f} points {change} of these images right than the supervised "
-        f"baseline with equal labels and steps (p = {compared['p']:.2g}; one seed each)."
+        f"{method} gets {abs(100 * compared['value']):.1f} points {change} of the {part} images right than the "
+        f"supervised baseline with equal labels and steps (p = {compared['p']:.2g}; one seed each)."
     )

@@ -106,14 +106,21 @@ def resolve(
     Raises:
         ConfigError: a name is unknown or a value is out of range.
     """
-    given = merge(read_file(config) if config else {}, from_assignments(assignments))
+    file = read_file(config) if config else {}
+    asked = merge(from_assignments(assignments), _given(flags))
+    if {"steps", "budget"} <= set(asked):
+        raise ConfigError("Give steps or a budget, not both: a budget becomes a number of steps.")
+    if {"steps", "budget"} & set(asked):  # either replaces whatever length the file's run had
+        file = {name: value for name, value in file.items() if name not in {"steps", "budget"}}
+    given = merge(file, asked)
     own = dict(given.pop("method", {}))
     named = own.pop("name", "fixmatch")
     method = method or named
     if method not in METHODS:
         raise ConfigError(f"Unknown method {method!r}. {did_you_mean(method, METHODS)}")
     kind = METHODS[method]
-    values = merge(merge(dict(kind.recipe), given), _given(flags))
+    values = merge(dict(kind.recipe), given)
+    values["source"] = str(values.get("source", "")).rstrip("/") or "/"
     values["method"] = {"name": method, **parse(kind.Config, own, where="method").model_dump(mode="json")}
     return parse(FitOptions, values)
 

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from eke import collectives
 from eke.engine.checkpoint import load_checkpoint, save_checkpoint
+from eke.engine.interrupts import noticed_interrupts
 from eke.engine.journal import Journal, RunFolder, describe_environment
 from eke.engine.loop import StepReport
 from eke.engine.model_files import save_model
 from eke.engine.predict import predict_probs
+from eke.errors import InterruptedRunError
 from eke.files import write_json
 from eke.models.backbones import resolve_name
 from eke.models.ema import Ema
@@ -47,6 +49,7 @@ def train(
     Raises:
         TrainingError: a loss was not finite.
         CheckpointError: `resume` finds a checkpoint that is damaged or of another configuration.
+        InterruptedRunError: Ctrl-C; the state is saved.
     """
     assembly = assemble(options, material.pools)
     if collectives.rank() == 0:
@@ -60,17 +63,23 @@ def train(
     journal = Journal(folder, options.evaluate.log_every_steps, first)
     evaluate_every = options.evaluate.every_steps or max(1, total // 10)
 
-    with progress(options.method["name"], total) as advance:
+    with progress(options.method["name"], total) as advance, noticed_interrupts() as interrupted:
         advance(first)
         for report in training_steps(assembly, options, first):
             journal.write(report, known_truth(report, material.truth))
             if due(report.step, evaluate_every, total):
                 journal.flush()
                 evaluate_during(journal, assembly.average, material, report.step)
-            if due(report.step, options.checkpoint.every_steps, total):
+            stop = interrupted() and collectives.world_size() == 1  # other processes could not be told in time
+            if due(report.step, options.checkpoint.every_steps, total) or stop:
                 journal.flush()
                 if collectives.rank() == 0:
                     save_checkpoint(folder.checkpoint, parts, step=report.step, fingerprint=identity)
+            if stop:
+                raise InterruptedRunError(
+                    f"interrupted after step {report.step} of {total}, which is saved in {folder.path}. Go on with the "
+                    "same command and --resume."
+                )
             advance(1)
     if collectives.rank() == 0:
         finish(options, material, folder, assembly.average.module, progress)
@@ -149,10 +158,24 @@ def finish(
             "evaluations": evaluations,
             "pool": pool_distribution(network, material, options.seed),
             "classes": list(card.classes),
-            "notes": list(material.split.notes),
+            "notes": [*material.split.notes, *group_notes(material)],
             "problems": material.problems,
         },
     )
+
+
+def group_notes(material: Material) -> list[str]:
+    """Say where intervals are too narrow: images of one group are not independent."""
+    notes = []
+    for name in material.evaluated():
+        part = material.part(name)
+        groups = {part.images.groups[row] for row in part.rows} if part.images.groups else set()
+        if groups and len(groups) < len(part.rows):
+            notes.append(
+                f"The {len(part.rows):,} {name} images are of {len(groups):,} groups. Intervals and p-values take "
+                "images for independent, which images of one group are not: they are too narrow."
+            )
+    return notes
 
 
 def pool_distribution(network: torch.nn.Module, material: Material, seed: int) -> dict[str, Any] | None:
