@@ -84,8 +84,10 @@ def test_state_round_trips():
 
 
 def test_a_module_without_buffers_is_averaged():
-    average = Ema(nn.Linear(2, 2), 0.5)
-    average.update(nn.Linear(2, 2), 0)
+    average, other = Ema(nn.Linear(2, 2), 0.5), nn.Linear(2, 2)
+    before = average.module.weight.clone()
+    average.update(other, 10_000)
+    assert torch.allclose(average.module.weight, (before + other.weight) / 2)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5])

@@ -18,7 +18,7 @@ import platform
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,6 +78,15 @@ class RunFolder:
         return lines
 
 
+class Noted(NamedTuple):
+    """What is kept of a step until its window is written: not its batch, whose pixels are large."""
+
+    step: int
+    learning_rate: float
+    n_images: int
+    terms: dict[str, Tensor]
+
+
 class Journal:
     """Collects the terms of each step on the device and reads them once per window.
 
@@ -88,7 +97,7 @@ class Journal:
     def __init__(self, folder: RunFolder, every_steps: int, resume_step: int = 0) -> None:
         self.folder = folder
         self.every_steps = every_steps
-        self._window: list[StepReport] = []
+        self._window: list[Noted] = []
         self._started = time.perf_counter()
         if rank() == 0:
             kept = [line for line in folder.lines() if line["step"] <= resume_step]
@@ -97,7 +106,7 @@ class Journal:
     def write(self, report: StepReport, extra: dict[str, Tensor]) -> None:
         """Note one step, with `extra` scalars that the task measured; reads the device once per window."""
         terms = {"loss": report.result.loss.detach(), **report.result.terms, **extra}
-        self._window.append(report._replace(result=report.result._replace(terms=terms)))
+        self._window.append(Noted(report.step, report.learning_rate, _n_images(report), terms))
         if len(self._window) >= self.every_steps:
             self.flush()
 
@@ -109,20 +118,19 @@ class Journal:
         """
         if not self._window:
             return
-        names = list(self._window[0].result.terms)
-        rows = torch.stack([torch.stack([r.result.terms[n].float() for n in names]) for r in self._window])
+        names = list(self._window[0].terms)
+        rows = torch.stack([torch.stack([noted.terms[name].float() for name in names]) for noted in self._window])
         rows = gather(rows[None]).transpose(0, 1).flatten(0, 1).cpu()  # row: step, then process, which saw its slice
         _stop_if_not_finite(rows, names, self._window)
         seconds = time.perf_counter() - self._started
         last = self._window[-1]
-        per_batch = _n_images(last)
         self._append(
             {
                 "step": last.step,
                 "learning_rate": last.learning_rate,
                 **dict(zip(names, rows.nanmean(0).tolist(), strict=True)),
                 "steps_per_second": len(self._window) / seconds,
-                "images_per_second": len(self._window) * per_batch / seconds,
+                "images_per_second": sum(noted.n_images for noted in self._window) / seconds,
             }
         )
         self._window.clear()
@@ -146,7 +154,7 @@ def _n_images(report: StepReport) -> int:
     return world_size() * sum(len(view.pixels) for view in views)
 
 
-def _stop_if_not_finite(rows: Tensor, names: list[str], window: list[StepReport]) -> None:
+def _stop_if_not_finite(rows: Tensor, names: list[str], window: list[Noted]) -> None:
     """`known_*` terms may be NaN (no truth is known in that batch); every other term must be finite."""
     checked = [i for i, name in enumerate(names) if not name.startswith("known_")]
     bad = (~rows[:, checked].isfinite()).nonzero()
