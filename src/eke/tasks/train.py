@@ -120,8 +120,8 @@ def known_truth(report: StepReport, truth: Tensor) -> dict[str, Tensor]:
         return {}
     known = truth[report.batch.u_index]
     used = pseudo.mask * (known >= 0)
-    right = (used * (pseudo.label == known)).sum()
-    return {"known_pseudo_label_accuracy": right / used.sum()}
+    right, n_used = collectives.all_reduce_sum(torch.stack([(used * (pseudo.label == known)).sum(), used.sum()]))
+    return {"known_pseudo_label_accuracy": right / n_used}
 
 
 def evaluate_during(journal: Journal, average: Ema, material: Material, step: int) -> None:
