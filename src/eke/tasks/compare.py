@@ -45,10 +45,10 @@ def compare(runs: list[Path], out: Path, *, equal_images: bool = False, progress
         others: dict[str, RunFolder] = {}
         if results.get("baseline"):
             path = Path(results["baseline"]["run"])
-            others[f"supervised {path.name[-4:]}, equal steps"] = RunFolder(path)
+            others[f"equal steps {path.name[-4:]}"] = RunFolder(path)
         if equal_images and results["method"] != "supervised":
             folder = equal_images_baseline(named[run], results, progress)
-            others[f"supervised {folder.path.name[-4:]}, equal images"] = folder
+            others[f"equal images {folder.path.name[-4:]}"] = folder
         named |= others
         pairs += [(run, other) for other in others]
     if len(named) < 2:
