@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from eke.data import decoding
-from eke.data.cache import PixelCache, ResidentPixels, build_cache, choose_channels, choose_size
+from eke.data.cache import PixelCache, ResidentPixels, build_cache
 from eke.data.decode import decode, fit
 from eke.data.decoding import survey
 from eke.errors import DataError
@@ -264,8 +264,6 @@ def test_survey_takes_the_median_size_and_counts_channels():
     assert survey(Photos([png(20, 50, 0), png(30, 40, 1), png(31, 60, 2), b"bad", None])) == ((30, 50), 3)
     large = Photos([png(300, 448, 0)])
     assert survey(large) == ((150, 224), 3)
-    assert choose_size(large) == (150, 224)
-    assert choose_channels(large) == 3
     with pytest.raises(DataError, match="No image can be decoded"):
         survey(Photos([b"bad"]))
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from eke.config import fingerprint
-from eke.data.decoding import DECODER_VERSION, BadImage, Work, decode_all, survey
+from eke.data.decoding import DECODER_VERSION, BadImage, Work, decode_all
 from eke.data.images import ImageSet
 from eke.errors import DataError
 from eke.files import locked
@@ -130,16 +130,6 @@ class PixelCache:
             part = pixels[start : start + step]
             part.copy_(self.read(range(start, start + len(part))))
         return pixels
-
-
-def choose_size(images: ImageSet) -> tuple[int, int]:
-    """Return the working size (H, W) of images for which none was asked; see `Survey`."""
-    return survey(images).size
-
-
-def choose_channels(images: ImageSet) -> int:
-    """Return 1 where the images are gray, else 3; see `Survey`."""
-    return survey(images).channels
 
 
 def build_cache(

@@ -1,6 +1,7 @@
 """Where and how a run computes: device, precision, memory format, compilation, and how many processes."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
@@ -13,7 +14,7 @@ from eke.collectives import world_size
 from eke.config import Options
 from eke.errors import ConfigError, first_line
 from eke.models.network import Network
-from eke.models.norm import sync_batch_norm
+from eke.models.norm import has_batch_norm, sync_batch_norm
 
 
 class ComputeOptions(Options):
@@ -64,6 +65,12 @@ def prepare_network(network: Network, options: ComputeOptions, device: torch.dev
     """Place the network on the device as the options say. State-dict keys stay as they were."""
     if world_size() > 1 and options.sync_norm:
         sync_batch_norm(network)
+    elif world_size() > 1 and has_batch_norm(network):
+        warnings.warn(
+            f"compute.sync_norm=false: each of {world_size()} processes normalizes its own part of the batch, which is "
+            "another algorithm than one process runs.",
+            stacklevel=2,
+        )
     if options.channels_last:
         network.to(memory_format=torch.channels_last)
     if options.compile:

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from eke.engine import processes
+from eke.engine.processes import ComputeOptions, prepare_network
+from eke.models.backbones import build_network
+from eke.models.network import ModelOptions, Network
+from eke.models.norm import BatchNorm
+
+CPU = torch.device("cpu")
+
+
+def network() -> Network:
+    return build_network(
+        ModelOptions(name="small"), n_classes=2, channels=1, size=(8, 8), mean=(0.5,), std=(0.2,), seed=0
+    )
+
+
+def test_several_processes_sync_batch_norm_or_say_that_they_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    synced = prepare_network(network(), ComputeOptions(), CPU)
+    assert any(isinstance(module, BatchNorm) for module in synced.modules())
+    with pytest.warns(UserWarning, match="each of 2 processes .* another algorithm"):
+        alone = prepare_network(network(), ComputeOptions(sync_norm=False), CPU)
+    assert not any(isinstance(module, BatchNorm) for module in alone.modules())
+
+
+def test_one_process_needs_neither() -> None:
+    plain = prepare_network(network(), ComputeOptions(sync_norm=False), CPU)
+    assert not any(isinstance(module, BatchNorm) for module in plain.modules())
