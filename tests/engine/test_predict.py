@@ -25,7 +25,7 @@ class Body(nn.Module):
 
 @pytest.fixture
 def network() -> Network:
-    return Network(Body(), nn.Linear(1, 3))
+    return Network(Body(), nn.Linear(1, 3), width=1)
 
 
 PIXELS = torch.randint(0, 256, (2 * BLOCK + 7, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

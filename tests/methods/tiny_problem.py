@@ -11,7 +11,7 @@ from eke.collectives import local_slice
 from eke.config import parse
 from eke.data.stream import Batch
 from eke.methods import METHODS
-from eke.methods.contract import Setting
+from eke.methods.contract import Setting, is_self_supervised
 from eke.models.network import Outputs
 from eke.randomness import rng
 
@@ -33,6 +33,7 @@ class TinyNetwork(nn.Module):
     """Convolution, batch norm, pooling, linear head; gives what `Network` gives."""
 
     def __init__(self, n_classes: int = 4, channels: int = 3, batch_norm: bool = True) -> None:
+        """Make it; `n_classes` = 0 gives a network without a head."""
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, 6, 3, bias=False),
@@ -41,15 +42,27 @@ class TinyNetwork(nn.Module):
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
-        self.head = nn.Linear(6, n_classes)
+        self.head: nn.Module = nn.Linear(6, n_classes) if n_classes else nn.Identity()
 
     def forward(self, images: Tensor) -> Outputs:
         embedding = self.body(images)
         return Outputs(self.head(embedding), embedding, {})
 
 
-def make_setting(n_classes: int = 4, total_steps: int = 20) -> Setting:
-    return Setting(n_classes, n_labeled=30, n_unlabeled=16, total_steps=total_steps, seed=3)
+SELF_SUPERVISED = sorted(name for name, method in METHODS.items() if is_self_supervised(method))
+WITH_LABELS = sorted(set(METHODS) - set(SELF_SUPERVISED))
+
+
+def make_setting(n_classes: int = 4, channels: int = 3, total_steps: int = 20) -> Setting:
+    return Setting(
+        n_classes,
+        n_labeled=30,
+        n_unlabeled=16,
+        total_steps=total_steps,
+        seed=3,
+        image_shape=(channels, 6, 6),
+        embedding_width=6,
+    )
 
 
 def make_method(
@@ -62,11 +75,15 @@ def make_method(
 ) -> Any:
     """Make a method around a network whose weights are always the same."""
     torch.manual_seed(7)
-    network: Any = TinyNetwork(n_classes, channels, batch_norm)
-    network.head.weight.data.mul_(4 if batch_norm else 30)  # else every prediction of an untrained network is near 1/K
     kind = METHODS[name]
+    n_classes = 0 if is_self_supervised(kind) else n_classes
+    network: Any = TinyNetwork(n_classes, channels, batch_norm)
+    if n_classes:
+        network.head.weight.data.mul_(
+            4 if batch_norm else 30
+        )  # else every prediction of an untrained network is near 1/K
     config = parse(kind.Config, ACTIVE[name] if options is None else options)
-    method: Any = kind(config, network, make_setting(n_classes))
+    method: Any = kind(config, network, make_setting(n_classes, channels))
     return method.to(dtype)
 
 
@@ -92,8 +109,9 @@ def make_batch(
         sight = [(part, identity(len(part), (6, 6)), torch.ones(len(part), 6, 6).bool()) for part in parts]
         return {name: View(*each) for name, each in zip(names, sight, strict=True)}
 
-    y = torch.randint(n_classes, (B,), generator=draw)
-    x_index = torch.randint(30, (B,), generator=draw)
+    n_labeled = B if plan.labeled else 0
+    y = torch.randint(n_classes, (n_labeled,), generator=draw)
+    x_index = torch.randint(30, (n_labeled,), generator=draw)
     u_index = torch.randint(16, (mu * B,), generator=draw)
     u_index[-1] = u_index[0]
     return Batch(

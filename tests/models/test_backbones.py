@@ -358,7 +358,7 @@ class _Tuple(nn.ReLU):
 @pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.2, 0.2)), ((0.5,), (0.0,)), ((), ())])
 def test_normalization_that_makes_no_sense_is_refused(mean, std):
     with pytest.raises(ConfigError, match="one number per channel"):
-        Network(nn.Identity(), nn.Identity(), mean=mean, std=std)
+        Network(nn.Identity(), nn.Identity(), width=1, mean=mean, std=std)
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_maps_of_one_pixel_are_left_out():
 
 def test_clips_have_maps_with_a_time_axis():
     body = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
-    network = Network(body, nn.Linear(4, 2), layout=Layout())
+    network = Network(body, nn.Linear(4, 2), width=4, layout=Layout())
     outputs = network(torch.rand(2, 3, 5, 8, 8), taps=["1"])
     assert outputs.features["1"].shape == (2, 4, 5, 8, 8)
 

@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     x: dict[str, View]
     """One view of B labeled images for each name in the plan."""
     y: Tensor
-    """(B,) int64 classes."""
+    """(B,) int64 classes; empty, as `x_index`, where the plan has no labeled view."""
     u: dict[str, View]
     """One view of U unlabeled images for each name in the plan."""
     x_index: Tensor
@@ -54,11 +54,11 @@ class Stream:
 
     Args:
         pixels: uint8 images by row: a `PixelCache`, or `ResidentPixels` on the CPU or on `device`.
-        labeled: rows of the labeled pool in `pixels`.
+        labeled: rows of the labeled pool in `pixels`; may be empty where the plan has no labeled view.
         labels: their classes, 0 to K-1.
         unlabeled: rows of the unlabeled pool; may be empty where the plan has no unlabeled view.
         plan: the views to make, as the method declares them.
-        batch_size: B, labeled images in the global batch.
+        batch_size: B, labeled images in the global batch. Without labeled views, mu = 1 makes it that of the unlabeled.
         mu: unlabeled images for each labeled one.
         seed: the run's seed.
         device: where views are made.
@@ -90,7 +90,7 @@ class Stream:
         self._labels = torch.as_tensor(labels, dtype=torch.int64)
         self._x_presets, self._u_presets = _presets(plan.labeled), _presets(plan.unlabeled)
         self._order = lru_cache(maxsize=4)(self._draw_order)
-        if not len(labeled):
+        if self._x_presets and not len(labeled):
             raise DataError("There is no labeled image to train on. Give labels to a few images of each class.")
         if self._u_presets and not len(unlabeled):
             raise DataError(
@@ -107,17 +107,16 @@ class Stream:
     def batch(self, step: int) -> Batch:
         """Make this process's slice of the global batch of `step` (0-based), whatever was asked before."""
         x_index, x = self._side("x", self._labeled, self._x_presets, self.batch_size, step)
-        if self._u_presets:
-            u_index, u = self._side("u", self._unlabeled, self._u_presets, self.batch_size * self.mu, step)
-        else:
-            u_index, u = torch.empty(0, dtype=torch.int64), {}
+        u_index, u = self._side("u", self._unlabeled, self._u_presets, self.batch_size * self.mu, step)
         y = self._labels[x_index]
         return Batch(x, self._move(y), u, self._move(x_index), self._move(u_index), step)
 
     def _side(
         self, side: str, rows: Tensor, presets: dict[str, Preset], size: int, step: int
     ) -> tuple[Tensor, dict[str, View]]:
-        """Draw `size` positions of a pool for the global batch and make this process's views of them."""
+        """Draw `size` positions of a pool for the global batch and make this process's views of them, if any."""
+        if not presets:
+            return torch.empty(0, dtype=torch.int64), {}
         index = collectives.local_slice(self._positions(side, len(rows), step * size, size))
         images = self._read(rows[index])
         source_size, channels = (images.shape[2], images.shape[3]), images.shape[1]

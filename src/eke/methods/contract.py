@@ -14,7 +14,7 @@ class Setting(NamedTuple):
     """The facts of a run that a method may depend on."""
 
     n_classes: int
-    """K."""
+    """K; 0 for a method that learns without labels."""
     n_labeled: int
     """Images in the labeled training pool."""
     n_unlabeled: int
@@ -23,6 +23,10 @@ class Setting(NamedTuple):
     """Steps of the whole run: ramps are fractions of it."""
     seed: int
     """The run's seed, for `rng(seed, batch.step, stream)`."""
+    image_shape: tuple[int, int, int]
+    """(C, H, W) of the images."""
+    embedding_width: int
+    """D of `Outputs.embedding`, which a method's own heads read."""
 
 
 class PseudoLabels(NamedTuple):
@@ -47,6 +51,9 @@ class StepResult(NamedTuple):
 class Method(Protocol):
     """A final `nn.Module`: state is buffers, teachers are submodules, so saving and DDP need no further code.
 
+    A self-supervised method declares no labeled view; its network has no class head. A method published in several
+    forms names them in `presets`: Mapping[str, Mapping], each laid over its recipe, with `method` and `views` too.
+
     Five rules let N processes equal one: every trainable parameter gets a gradient at every step; no
     data-dependent branch around a forward or a collective; batches are contiguous slices of the global batch;
     statistics over a batch are reduced over ranks (`eke.collectives`); `forward` advances state once per step.
@@ -63,3 +70,14 @@ class Method(Protocol):
     def __init__(self, config: Options, network: Network, setting: Setting) -> None: ...
 
     def __call__(self, batch: Batch) -> StepResult: ...
+
+
+def is_self_supervised(method: type[Method]) -> bool:
+    """Tell whether a method learns from unlabeled images alone."""
+    return not method.views.labeled
+
+
+def presets_of(method: type[Method]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the published forms of a method by name; most have one, which needs no name."""
+    presets: Mapping[str, Mapping[str, Any]] = getattr(method, "presets", {})
+    return presets

@@ -96,7 +96,7 @@ def build_network(
         mean, std = body.published or (mean, std)
     if options.weights:
         mean, std = _load(body.module, options.weights) or (mean, std)
-    return Network(body.module, head, mean=mean, std=std, dropout=body.head_dropout, layout=body.layout)
+    return Network(body.module, head, width=width, mean=mean, std=std, dropout=body.head_dropout, layout=body.layout)
 
 
 def from_module(
@@ -134,7 +134,7 @@ def from_module(
         torch.default_generator.manual_seed(mixed_seed(seed, 0, "network"))
         width = _embedding_width(module, len(mean), size, type(module).__name__)
         new_head = _head(width, n_classes, "")
-    return Network(module, new_head, mean=mean, std=std, layout=layout)
+    return Network(module, new_head, width=width, mean=mean, std=std, layout=layout)
 
 
 def _make(name: str, options: ModelOptions, channels: int, size: tuple[int, int]) -> _Body:

@@ -33,14 +33,15 @@ class Ema(nn.Module):
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
+    def update(self, module: nn.Module, step: int, decay: float | None = None) -> None:
         """Move the average towards `module`, which must have the structure that was copied.
 
         Args:
             module: the network after its step.
             step: 0-based number of that step.
+            decay: of this step, instead of `decay`, for methods that change it over the run.
         """
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay if decay is None else decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
         buffers = list(self.module.buffers())
         if buffers:  # the fused call refuses empty lists

@@ -47,6 +47,7 @@ class Network(nn.Module):
     Args:
         body: maps normalized images (N, C, H, W) to (N, D), or to maps (N, D, h, w), which are averaged.
         head: maps (N, D) to (N, K), usually a `Linear`; `Identity` for a network without classes.
+        width: D.
         mean: one number for each channel that the body reads, in units of [0, 1] images.
         std: likewise; positive.
         dropout: rate of dropout between embedding and head; `Outputs.embedding` is taken before it.
@@ -64,6 +65,7 @@ class Network(nn.Module):
         body: nn.Module,
         head: nn.Module,
         *,
+        width: int,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
         dropout: float = 0.0,
@@ -75,6 +77,7 @@ class Network(nn.Module):
         self.body = body
         self.head = head
         self.dropout = nn.Dropout(dropout)
+        self.width = width
         self.layout = layout or Layout()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
