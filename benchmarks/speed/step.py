@@ -24,7 +24,7 @@ from eke.data.stream import Stream
 from eke.engine.journal import describe_environment
 from eke.engine.loop import run_steps
 from eke.engine.optim import OptimOptions, learning_rate, make_optimizer
-from eke.engine.processes import ComputeOptions, autocast, choose_device, prepare_network
+from eke.engine.processes import ComputeOptions, autocast, choose_device, place_method
 from eke.methods import METHODS
 from eke.methods.contract import Setting
 from eke.models.backbones import build_network
@@ -83,17 +83,17 @@ def main():
         std=(0.25,) * 3,
         seed=0,
     )
-    prepare_network(network, compute, device)
     kind = METHODS[given.method]
-    method = kind(kind.Config(), network, Setting(10, 250, 50_000, 2**20, 0)).to(device).train()
+    method = kind(kind.Config(), network, Setting(10, 250, 50_000, 2**20, 0, (3, 32, 32), network.width)).train()
+    place_method(method, network, compute, device)
     stream = Stream(
         ResidentPixels(pool.to(device)),
         list(range(250)),
         [i % 10 for i in range(250)],
         list(range(50_000)),
         kind.views,
-        batch_size=given.labeled,
-        mu=given.mu,
+        n_labeled=given.labeled,
+        n_unlabeled=given.mu * given.labeled,
         seed=0,
         device=device,
     )

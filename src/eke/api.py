@@ -64,6 +64,7 @@ def fit(
     labels: Sequence[str | Path] = (),
     labels_per_class: int | None = None,
     model: str | None = None,
+    init: str | Path | None = None,
     steps: int | None = None,
     budget: str | None = None,
     baseline: str = "auto",
@@ -82,6 +83,7 @@ def fit(
         labels: label files laid over the source's own labels; later ones win.
         labels_per_class: use only so many labels of each class, training + validation.
         model: name of a model; default by image size.
+        init: run folder to start from.
         steps: training steps.
         budget: time instead of steps, such as "20m".
         baseline: "auto", "none", or a run folder to compare with.
@@ -105,6 +107,7 @@ def fit(
         "budget": budget,
         "baseline": baseline,
         "seed": seed,
+        "init": None if init is None else str(init),
         "data": {"labels_per_class": labels_per_class},
         "model": {"name": model},
     }

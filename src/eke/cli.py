@@ -30,7 +30,7 @@ Data = Annotated[
         "manifest, a Hugging Face image parquet, a zip of any of these, an .npz, or 'digits'.",
     ),
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `eke fit` wrote.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `eke fit` or `eke pretrain` wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Where to write. Nothing that exists is ever deleted.")]
 Test = Annotated[
@@ -40,6 +40,26 @@ Test = Annotated[
 Labels = Annotated[
     list[Path] | None,
     typer.Option("--labels", help="CSV with path (or id) and label. Repeatable; later files win."),
+]
+PerClass = Annotated[
+    int | None,
+    typer.Option("--labels-per-class", help="Use only so many of the labels per class (training + validation)."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="small, resnet20, resnet18, resnet50, wrn-28-2 ..., any timm or torchvision name."),
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Training steps.")]
+Init = Annotated[
+    Path | None,
+    typer.Option("--init", metavar="RUN", help="Start from the network of this run, pretrained or fitted."),
+]
+TrainingSeed = Annotated[int | None, typer.Option("--seed", help="Seed of split, weights, batches and views.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="YAML or JSON file of options, such as a run's config.json.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with an interrupted run, exactly; begin it where there is none.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of split, weights, batches and views.")]
 Set = Annotated[
@@ -105,21 +125,15 @@ def doctor(
 def fit(
     data: Data,
     method: Annotated[
-        str | None, typer.Option("--method", help="Training method, by default fixmatch; `eke methods` lists them.")
+        str | None,
+        typer.Option("--method", help="Training method or METHOD/PRESET, by default fixmatch; `eke methods` lists them."),
     ] = None,
     test: Test = None,
     labels: Labels = None,
-    labels_per_class: Annotated[
-        int | None,
-        typer.Option("--labels-per-class", help="Use only so many of the labels per class (training + validation)."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", help="small, resnet20, resnet18, resnet50, wrn-28-2 ..., any timm or torchvision name."
-        ),
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Training steps.")] = None,
+    labels_per_class: PerClass = None,
+    model: Model = None,
+    init: Init = None,
+    steps: Steps = None,
     budget: Annotated[
         str | None,
         typer.Option("--budget", help="Time instead of steps, such as 20m or 2h: baseline included."),
@@ -132,41 +146,135 @@ def fit(
         ),
     ] = "auto",
     out: Out = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of split, weights, batches and views.")] = None,
+    seed: TrainingSeed = None,
     assignments: Set = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="YAML or JSON file of options, such as a run's config.json."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run, exactly; begin it where there is none.")
-    ] = False,
+    config: Config = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier from few labels and many images, evaluate it, and write a report.
 
-    Precedence: defaults < the method's recipe < --config < --set < the other flags.
+    Precedence: defaults < the method's recipe < its preset < --init < --config < --set < the other flags.
 
     Example: eke fit photos/ --test held-out/ --labels-per-class 25 --method fixmatch --budget 20m
     """
     from eke.tasks.fit import fit as run_fit
     from eke.tasks.options import resolve
 
-    flags: dict[str, Any] = {
-        "source": data,
-        "test": test,
-        "labels": [str(file) for file in labels] if labels else None,
-        "steps": steps,
-        "budget": budget,
-        "seed": seed,
-        "baseline": baseline if baseline != "auto" else None,
-        "data": {"labels_per_class": labels_per_class},
-        "model": {"name": model},
-    }
+    flags = _training_flags(data, test, labels, labels_per_class, model, init, steps, budget, seed)
+    flags["baseline"] = baseline if baseline != "auto" else None
     _show(
         run_fit(resolve(method, flags, assignments or [], config), out, resume=resume, progress=_progress()),
         as_json,
     )
+
+
+@app.command(short_help="Learn from images without labels.")
+def pretrain(
+    data: Data,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="Self-supervised method, by default simclr; `eke methods` lists them."),
+    ] = None,
+    test: Test = None,
+    labels: Labels = None,
+    labels_per_class: PerClass = None,
+    model: Model = None,
+    init: Init = None,
+    steps: Steps = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="Time instead of steps, such as 20m or 2h.")] = None,
+    out: Out = None,
+    seed: TrainingSeed = None,
+    assignments: Set = None,
+    config: Config = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network on images without their labels; `eke fit --init RUN` starts from it, `eke probe` judges it.
+
+    Labels, where there are any, only watch: a kNN accuracy beside the spread of the embeddings. Images that test or
+    validate are left out.
+
+    Example: eke pretrain photos/ --test held-out/ --method barlow_twins --budget 1h
+    """
+    from eke.tasks.options import resolve_pretrain
+    from eke.tasks.pretrain import pretrain as run_pretrain
+    from eke.tasks.pretrain import render
+
+    flags = _training_flags(data, test, labels, labels_per_class, model, init, steps, budget, seed)
+    options = resolve_pretrain(method, flags, assignments or [], config)
+    done = run_pretrain(options, out, resume=resume, progress=_progress())
+    if done is not None:
+        _print_json(done) if as_json else print(render(done))
+
+
+@app.command(short_help="How good a run's embeddings are.")
+def probe(
+    run: Run,
+    data: Data,
+    test: Test = None,
+    labels: Labels = None,
+    labels_per_class: PerClass = None,
+    out: Out = None,
+    seed: TrainingSeed = None,
+    assignments: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Classify by a run's frozen embeddings: a linear probe and nearest neighbors, beside an untrained network.
+
+    Full fine-tuning is `eke fit DATA --method supervised --init RUN`.
+    """
+    from eke.tasks.options import resolve
+    from eke.tasks.probe import probe as run_probe
+    from eke.tasks.probe import render
+
+    flags = _training_flags(data, test, labels, labels_per_class, None, run, None, None, seed)
+    figures = run_probe(run, resolve("supervised", flags, assignments or []), out, _progress())
+    _print_json(figures) if as_json else print(render(figures))
+
+
+@app.command(short_help="Which images to label next.")
+def ask(
+    run: Run,
+    data: Data,
+    n: Annotated[int, typer.Option("--n", help="How many images.")] = 100,
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="entropy = those the run is least sure of; random.")
+    ] = "entropy",
+    out: Annotated[
+        Path, typer.Option("--out", help="CSV to write: rank, id, path, score, and an empty label to fill in.")
+    ] = Path("ask.csv"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the images whose labels are asked for next; fill in the CSV, then eke fit DATA --labels ask.csv."""
+    from eke.tasks.ask import ask as run_ask
+    from eke.tasks.ask import render
+
+    asked = run_ask(run, data, n, strategy, out, seed, _progress())
+    _print_json(asked) if as_json else print(render(asked))
+
+
+@app.command(short_help="What a network sees in images.")
+def explain(
+    run: Run,
+    images: Data,
+    map_: Annotated[str, typer.Option("--map", help="activations: feature maps of layers, early to late.")] = (
+        "activations"
+    ),
+    layers: Annotated[
+        list[str] | None, typer.Option("--layer", help="Layer by name; repeatable. By default four, early to late.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="How many images, from the first.")] = 8,
+    out: Annotated[Path, typer.Option("--out", help="Folder for sheets and raw maps.")] = Path("explained"),
+    as_json: AsJson = False,
+) -> None:
+    """Draw maps of what a network sees in images: one sheet per image, and the raw maps."""
+    from eke.tasks.explain import explain as run_explain
+    from eke.tasks.explain import render
+
+    done = run_explain(run, images, out, map_=map_, layers=tuple(layers or ()), n_images=n, progress=_progress())
+    _print_json(done) if as_json else print(render(done))
 
 
 @app.command("eval", short_help="Evaluate a run on labeled images.")
@@ -266,6 +374,31 @@ def _errors_as_messages() -> Iterator[None]:
     except (KeyboardInterrupt, typer.Abort):
         print("eke: interrupted; a run goes on with --resume.", file=sys.stderr)
         sys.exit(130)
+
+
+def _training_flags(
+    data: str,
+    test: str | None,
+    labels: list[Path] | None,
+    labels_per_class: int | None,
+    model: str | None,
+    init: Path | None,
+    steps: int | None,
+    budget: str | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """Nest the flags that training commands share, as `eke.tasks.options.resolve` takes them."""
+    return {
+        "source": data,
+        "test": test,
+        "labels": [str(file) for file in labels] if labels else None,
+        "steps": steps,
+        "budget": budget,
+        "seed": seed,
+        "init": str(init) if init else None,
+        "data": {"labels_per_class": labels_per_class},
+        "model": {"name": model},
+    }
 
 
 def _progress() -> Any:

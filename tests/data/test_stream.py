@@ -30,8 +30,8 @@ def make_stream(plan=FIXMATCH, n_labeled=10, n_unlabeled=50, batch_size=4, mu=2,
         labels,
         unlabeled,
         plan,
-        batch_size=batch_size,
-        mu=mu,
+        n_labeled=batch_size,
+        n_unlabeled=mu * batch_size,
         seed=seed,
         device=CPU,
     )
@@ -181,9 +181,9 @@ def test_errors_say_what_to_do(monkeypatch):
     with pytest.raises(DataError, match="--method supervised"):
         make_stream(n_unlabeled=0)
     with pytest.raises(DataError, match="2 labeled images have 1 labels"):
-        Stream(make_stream()._pixels, [0, 1], [0], [2], PLAIN, batch_size=1, mu=1, seed=0, device=CPU)
+        Stream(make_stream()._pixels, [0, 1], [0], [2], PLAIN, n_labeled=1, n_unlabeled=1, seed=0, device=CPU)
     monkeypatch.setattr(collectives, "world_size", lambda: 3)
-    with pytest.raises(ConfigError, match=r"batch\.labeled = 4 .* 3 processes"):
+    with pytest.raises(ConfigError, match=r"4 labeled images .* 3 processes.*batch\.labeled"):
         make_stream()
 
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
 from eke.engine import processes
-from eke.engine.processes import ComputeOptions, prepare_network
+from eke.engine.processes import ComputeOptions, place_method
 from eke.models.backbones import build_network
 from eke.models.network import ModelOptions, Network
 from eke.models.norm import BatchNorm
@@ -16,15 +17,24 @@ def network() -> Network:
     )
 
 
+def placed(options: ComputeOptions) -> nn.ModuleDict:
+    """A method is its network and heads of its own, which have batch norms too."""
+    body = network()
+    method = nn.ModuleDict({"network": body, "projection": nn.BatchNorm1d(4)})
+    place_method(method, body, options, CPU)
+    return method
+
+
 def test_several_processes_sync_batch_norm_or_say_that_they_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "world_size", lambda: 2)
-    synced = prepare_network(network(), ComputeOptions(), CPU)
-    assert any(isinstance(module, BatchNorm) for module in synced.modules())
+    synced = placed(ComputeOptions())
+    assert isinstance(synced["projection"], BatchNorm)
+    assert any(isinstance(module, BatchNorm) for module in synced["network"].modules())
     with pytest.warns(UserWarning, match="each of 2 processes .* another algorithm"):
-        alone = prepare_network(network(), ComputeOptions(sync_norm=False), CPU)
+        alone = placed(ComputeOptions(sync_norm=False))
     assert not any(isinstance(module, BatchNorm) for module in alone.modules())
 
 
 def test_one_process_needs_neither() -> None:
-    plain = prepare_network(network(), ComputeOptions(sync_norm=False), CPU)
+    plain = placed(ComputeOptions(sync_norm=False))
     assert not any(isinstance(module, BatchNorm) for module in plain.modules())

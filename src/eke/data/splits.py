@@ -90,6 +90,27 @@ def make_split(train: ImageSet, test: ImageSet | None, options: DataOptions, see
     )
 
 
+def make_pool(train: ImageSet, test: ImageSet | None, options: DataOptions, seed: int, note: str) -> Split:
+    """Take every image that neither validates nor tests as unlabeled: what can be learned without any label.
+
+    Args:
+        train: all rows of the training source.
+        test: a separate test source; images equal to one of its are dropped.
+        options: `data.holdout_rate` needs labels and is left aside.
+        seed: see `make_split`.
+        note: why there are no labels; kept among the split's notes.
+
+    Raises:
+        DataError: there is no such image.
+    """
+    division = _Division(train, test, options.model_copy(update={"holdout_rate": 0.0}), seed)
+    division.settle_test()
+    pool = np.flatnonzero(division.role == "train")
+    if not len(pool):
+        raise DataError(f"{train.source} has no image to train on: all of them validate or test.")
+    return Split((), (), division.ids(pool), (), division.ids(np.flatnonzero(division.role == "dropped")), (note, *division.notes))
+
+
 class _Division:
     """A split in the making: `role` says what each row is so far: train, val, test or dropped."""
 

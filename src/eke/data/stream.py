@@ -30,7 +30,7 @@ class ViewPlan(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one step sees: B labeled and U = mu * B unlabeled images; of N processes, each sees its N-th."""
+    """What one step sees: B labeled and U unlabeled images; of N processes, each sees its N-th."""
 
     x: dict[str, View]
     """One view of B labeled images for each name in the plan."""
@@ -58,8 +58,8 @@ class Stream:
         labels: their classes, 0 to K-1.
         unlabeled: rows of the unlabeled pool; may be empty where the plan has no unlabeled view.
         plan: the views to make, as the method declares them.
-        batch_size: B, labeled images in the global batch. Without labeled views, mu = 1 makes it that of the unlabeled.
-        mu: unlabeled images for each labeled one.
+        n_labeled: B, labeled images of a global batch.
+        n_unlabeled: U, unlabeled images of a global batch.
         seed: the run's seed.
         device: where views are made.
 
@@ -77,14 +77,14 @@ class Stream:
         unlabeled: Sequence[int],
         plan: ViewPlan,
         *,
-        batch_size: int,
-        mu: int,
+        n_labeled: int,
+        n_unlabeled: int,
         seed: int,
         device: torch.device,
     ) -> None:
         if len(labeled) != len(labels):
             raise DataError(f"{len(labeled)} labeled images have {len(labels)} labels. Give one label to each image.")
-        self.batch_size, self.mu, self.seed, self.device = batch_size, mu, seed, device
+        self.n_labeled, self.n_unlabeled, self.seed, self.device = n_labeled, n_unlabeled, seed, device
         self._pixels = pixels
         self._labeled, self._unlabeled = torch.as_tensor(labeled), torch.as_tensor(unlabeled)
         self._labels = torch.as_tensor(labels, dtype=torch.int64)
@@ -98,16 +98,18 @@ class Stream:
                 "Add some, or train with --method supervised."
             )
         n_processes = collectives.world_size()
-        if batch_size % n_processes:
-            raise ConfigError(
-                f"batch.labeled = {batch_size} cannot be shared evenly by {n_processes} processes. "
-                "Choose a multiple of their number."
-            )
+        sizes = {"labeled": n_labeled * bool(self._x_presets), "unlabeled": n_unlabeled * bool(self._u_presets)}
+        for kind, size in sizes.items():
+            if size % n_processes:
+                raise ConfigError(
+                    f"{size} {kind} images per step cannot be shared evenly by {n_processes} processes. "
+                    "Choose a multiple of their number (batch.labeled; in pretraining batch.size)."
+                )
 
     def batch(self, step: int) -> Batch:
         """Make this process's slice of the global batch of `step` (0-based), whatever was asked before."""
-        x_index, x = self._side("x", self._labeled, self._x_presets, self.batch_size, step)
-        u_index, u = self._side("u", self._unlabeled, self._u_presets, self.batch_size * self.mu, step)
+        x_index, x = self._side("x", self._labeled, self._x_presets, self.n_labeled, step)
+        u_index, u = self._side("u", self._unlabeled, self._u_presets, self.n_unlabeled, step)
         y = self._labels[x_index]
         return Batch(x, self._move(y), u, self._move(x_index), self._move(u_index), step)
 

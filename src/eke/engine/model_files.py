@@ -63,20 +63,12 @@ def load_model(folder: Path, device: torch.device) -> tuple[Network, ModelCard]:
     Raises:
         CheckpointError: a file is missing, damaged, or not a safetensors file (pickled code is never executed).
     """
-    if not folder.parent.is_dir():
-        raise CheckpointError(f"There is no run folder {folder.parent}. Name one that `eke fit --out` wrote.")
-    if not (folder.parent / "config.json").exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder.parent} is not a run of eke. Name a folder that `eke fit --out` wrote.")
+    card = read_card(folder)
     try:
-        values: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        card = parse(ModelCard, values)
         tensors = load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        missing = Path(error.filename or folder / WEIGHTS).name
-        raise CheckpointError(
-            f"{folder} has no {missing}: the run has not finished. Go on with `eke fit ... --resume`."
-        ) from None
-    except (ValueError, ConfigError, SafetensorError, OSError) as error:
+    except FileNotFoundError:
+        raise _unfinished(folder, WEIGHTS) from None
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder} is damaged or is not a model of eke ({error}). Only safetensors files are read."
         ) from None
@@ -88,3 +80,60 @@ def load_model(folder: Path, device: torch.device) -> tuple[Network, ModelCard]:
     except RuntimeError as error:
         raise CheckpointError(f"The weights in {folder} do not fit its card: {first_line(error)}") from None
     return network.to(device).eval(), card
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read the card of a model folder.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    if not folder.parent.is_dir():
+        raise CheckpointError(f"There is no run folder {folder.parent}. Name one that `eke fit --out` wrote.")
+    if not (folder.parent / "config.json").exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder.parent} is not a run of eke. Name a folder that `eke fit --out` wrote.")
+    try:
+        values: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        return parse(ModelCard, values)
+    except FileNotFoundError:
+        raise _unfinished(folder, CARD) from None
+    except (ValueError, ConfigError, OSError) as error:
+        raise CheckpointError(f"{folder} is damaged or is not a model of eke ({error}).") from None
+
+
+def _unfinished(folder: Path, file: str) -> CheckpointError:
+    return CheckpointError(f"{folder} has no {file}: the run has not finished. Go on with its command and --resume.")
+
+
+def start_from(network: Network, card: ModelCard, folder: Path) -> str:
+    """Give a new network the body of a trained one, its normalization, and its class head where the classes are equal.
+
+    Args:
+        network: made from `card`.
+        card: of the new network.
+        folder: the trained model's.
+
+    Returns:
+        A sentence that says what became of the head.
+
+    Raises:
+        CheckpointError: the trained model is missing, damaged, or of another architecture.
+    """
+    trained, its_card = load_model(folder, network.mean.device)
+    run, body = folder.parent, trained.body.state_dict()
+    mine = network.body.state_dict()
+    if {name: value.shape for name, value in mine.items()} != {name: value.shape for name, value in body.items()}:
+        raise CheckpointError(
+            f"{run} is a {its_card.model.name} for images of {its_card.size}, this run a {card.model.name} for "
+            f"{card.size}: the weights do not fit. Leave out --model and data.size, which then are that run's."
+        )
+    network.body.load_state_dict(body)
+    network.mean.copy_(trained.mean)
+    network.std.copy_(trained.std)
+    if not card.classes:
+        return f"The network started as that of {run}."
+    if its_card.classes == card.classes:
+        network.head.load_state_dict(trained.head.state_dict())
+        return f"The network started as that of {run}, class head included."
+    why = f"its head is for other classes ({len(its_card.classes)})" if its_card.classes else "it has no class head"
+    return f"The network started as that of {run}; {why}, so a new head was made for {len(card.classes)} classes."

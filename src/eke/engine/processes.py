@@ -61,21 +61,21 @@ def processes(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def prepare_network(network: Network, options: ComputeOptions, device: torch.device) -> Network:
-    """Place the network on the device as the options say. State-dict keys stay as they were."""
+def place_method(method: nn.Module, network: Network, options: ComputeOptions, device: torch.device) -> None:
+    """Place a method and its network on the device as the options say. State-dict keys stay as they were."""
     if world_size() > 1 and options.sync_norm:
-        sync_batch_norm(network)
-    elif world_size() > 1 and has_batch_norm(network):
+        sync_batch_norm(method)
+    elif world_size() > 1 and has_batch_norm(method):
         warnings.warn(
             f"compute.sync_norm=false: each of {world_size()} processes normalizes its own part of the batch, which is "
             "another algorithm than one process runs.",
             stacklevel=2,
         )
     if options.channels_last:
-        network.to(memory_format=torch.channels_last)
+        method.to(memory_format=torch.channels_last)
     if options.compile:
         network.body.compile()
-    return network.to(device)
+    method.to(device)
 
 
 def spread(method: nn.Module, device: torch.device) -> nn.Module:

@@ -60,10 +60,10 @@ class Decoder(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise([maps[0], *maps]):
             layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-        self.double = nn.Sequential(*layers)
+        self.grow = nn.Sequential(*layers)
         self.paint = nn.Conv2d(channels, image_shape[0], 3, padding=1)
 
     def forward(self, embedding: Tensor) -> Tensor:
         H, W = self.size
-        painted: Tensor = self.paint(self.double(self.start(embedding)))[..., :H, :W]
+        painted: Tensor = self.paint(self.grow(self.start(embedding)))[..., :H, :W]
         return painted.sigmoid()

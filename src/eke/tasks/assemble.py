@@ -1,6 +1,7 @@
 """Put a run together: from options and pools of images to the parts that the loop works on."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,15 +11,19 @@ from eke.data.cache import Pixels
 from eke.data.stream import Stream, ViewPlan
 from eke.engine.checkpoint import Stateful
 from eke.engine.loop import StepReport, run_steps
-from eke.engine.model_files import ModelCard, new_network
+from eke.engine.model_files import ModelCard, new_network, start_from
 from eke.engine.optim import learning_rate, make_optimizer
-from eke.engine.processes import autocast, prepare_network, spread
+from eke.engine.processes import autocast, place_method, spread
 from eke.errors import ConfigError, did_you_mean
 from eke.methods import METHODS
 from eke.methods.contract import Setting
 from eke.models.ema import Ema
 from eke.models.network import Network
-from eke.tasks.options import FitOptions, method_options
+from eke.randomness import mixed_seed
+from eke.tasks.options import FitOptions, PretrainOptions, RunOptions, method_options
+
+
+TrainingOptions = FitOptions | PretrainOptions
 
 
 class Pools(NamedTuple):
@@ -41,13 +46,15 @@ class Assembly(NamedTuple):
     stream: Stream
     optimizer: torch.optim.Optimizer
     average: Ema
+    notes: tuple[str, ...]
+    """What became of the network that the run starts from."""
 
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has state, for a checkpoint."""
         return {"method": self.method, "average": self.average, "optimizer": self.optimizer}
 
 
-def assemble(options: FitOptions, pools: Pools) -> Assembly:
+def assemble(options: TrainingOptions, pools: Pools) -> Assembly:
     """Build network, method, stream, optimizer and average on the device of the pools.
 
     Raises:
@@ -56,22 +63,28 @@ def assemble(options: FitOptions, pools: Pools) -> Assembly:
     """
     assert options.steps is not None, "a time budget becomes steps before training"
     kind = METHODS[options.method["name"]]
-    network = prepare_network(new_network(pools.card, options.seed), options.compute, pools.device)
+    network = new_network(pools.card, options.seed)
+    notes = (start_from(network, pools.card, Path(options.init) / "model"),) if options.init else ()
     setting = Setting(
         n_classes=len(pools.card.classes),
         n_labeled=len(pools.labeled),
         n_unlabeled=len(pools.unlabeled),
         total_steps=options.steps,
         seed=options.seed,
+        image_shape=(pools.card.channels, *pools.card.size),
+        embedding_width=network.width,
     )
-    method = kind(method_options(options), network, setting)
+    with torch.random.fork_rng(devices=[]):  # the method's own heads, too, are a function of the seed
+        torch.default_generator.manual_seed(mixed_seed(options.seed, 0, "method"))
+        method = kind(method_options(options), network, setting)
     assert isinstance(method, nn.Module)
-    method.to(pools.device).train()
-    optimizer = make_optimizer(method, options.optim)
-    return Assembly(method, network, make_stream(options, pools), optimizer, Ema(network, options.optim.ema_decay))
+    place_method(method, network, options.compute, pools.device)
+    method.train()
+    optimizer, average = make_optimizer(method, options.optim), Ema(network, options.optim.ema_decay)
+    return Assembly(method, network, make_stream(options, pools), optimizer, average, notes)
 
 
-def make_stream(options: FitOptions, pools: Pools) -> Stream:
+def make_stream(options: TrainingOptions, pools: Pools) -> Stream:
     """Build the stream of the run's batches."""
     return Stream(
         pools.pixels,
@@ -79,14 +92,14 @@ def make_stream(options: FitOptions, pools: Pools) -> Stream:
         pools.labels,
         pools.unlabeled,
         chosen_views(options),
-        batch_size=options.batch.labeled,
-        mu=options.batch.mu,
+        n_labeled=options.batch.labeled,
+        n_unlabeled=options.batch.unlabeled,
         seed=options.seed,
         device=pools.device,
     )
 
 
-def chosen_views(options: FitOptions) -> ViewPlan:
+def chosen_views(options: RunOptions) -> ViewPlan:
     """Return the method's plan, its presets replaced by view name with those that the user chose.
 
     Raises:
@@ -103,13 +116,13 @@ def chosen_views(options: FitOptions) -> ViewPlan:
     )
 
 
-def images_per_step(options: FitOptions) -> int:
+def images_per_step(options: TrainingOptions) -> int:
     """Count the images of a global batch that go through the network, every view of them."""
     plan = chosen_views(options)
-    return options.batch.labeled * (len(plan.labeled) + options.batch.mu * len(plan.unlabeled))
+    return options.batch.labeled * len(plan.labeled) + options.batch.unlabeled * len(plan.unlabeled)
 
 
-def training_steps(assembly: Assembly, options: FitOptions, first: int = 0) -> Iterator[StepReport]:
+def training_steps(assembly: Assembly, options: RunOptions, first: int = 0) -> Iterator[StepReport]:
     """Train from step `first` to the last, on one process or as one of several."""
     assert options.steps is not None
     steps, device = options.steps, next(assembly.network.parameters()).device

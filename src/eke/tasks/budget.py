@@ -7,7 +7,7 @@ import torch
 from eke import collectives
 from eke.errors import ConfigError
 from eke.progress import Progress
-from eke.tasks.assemble import assemble, training_steps
+from eke.tasks.assemble import TrainingOptions, assemble, training_steps
 from eke.tasks.baseline import baseline_options, wants_baseline
 from eke.tasks.options import FitOptions, budget_seconds
 from eke.tasks.prepare import Material
@@ -16,16 +16,17 @@ RESERVE_RATE = 0.1
 """Part of a time budget that is kept for evaluating and reporting."""
 
 
-def calibrate(options: FitOptions, material: Material, started: float, progress: Progress) -> int:
-    """Turn the time budget into steps: time a few steps of the method and of its baseline on throwaway copies.
+def calibrate(options: TrainingOptions, material: Material, started: float, progress: Progress) -> int:
+    """Turn the time budget into steps: time a few steps of the method, and of its baseline, on throwaway copies.
 
     Raises:
         ConfigError: not even one step fits.
     """
     assert options.budget is not None
-    timed = [options.model_copy(update={"steps": 10**6})]
-    if wants_baseline(options):
-        timed.append(baseline_options(timed[0]))
+    alone = options.model_copy(update={"steps": 10**6})
+    timed: list[TrainingOptions] = [alone]
+    if isinstance(alone, FitOptions) and wants_baseline(alone):
+        timed.append(baseline_options(alone))
     with progress("timing a few steps", len(timed)) as advance:
         seconds_per_step = 0.0
         for each in timed:
@@ -41,7 +42,7 @@ def calibrate(options: FitOptions, material: Material, started: float, progress:
     return steps
 
 
-def _seconds_per_step(options: FitOptions, material: Material) -> float:
+def _seconds_per_step(options: TrainingOptions, material: Material) -> float:
     n_warm, n_timed = 2, 5
     reports = training_steps(assemble(options, material.pools), options)
     for _ in range(n_warm):

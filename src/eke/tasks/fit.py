@@ -17,7 +17,7 @@ from eke.progress import Progress, silent
 from eke.tasks.baseline import train_baseline
 from eke.tasks.budget import calibrate
 from eke.tasks.measure import METRICS, difference
-from eke.tasks.options import FitOptions
+from eke.tasks.options import FitOptions, Kind, RunOptions
 from eke.tasks.prepare import Material, prepare
 from eke.tasks.report import write_report
 from eke.tasks.train import train
@@ -72,13 +72,13 @@ def fit(
         return {**results, "run": str(folder.path), "report": str(report)}
 
 
-def default_folder(options: FitOptions) -> Path:
+def default_folder(options: RunOptions) -> Path:
     """Name a run folder after the method, the source and the options."""
     stem = Path(options.source).name.split(".")[0]
     return Path("runs") / f"{options.method['name']}-{stem}-{fingerprint(options.model_dump(mode='json'))[:6]}"
 
 
-def claim(folder: RunFolder, options: FitOptions, resume: bool) -> FitOptions:
+def claim(folder: RunFolder, options: Kind, resume: bool) -> Kind:
     """Take a run folder: a new one, or with `resume` the same run's. Nothing is ever deleted.
 
     Returns:
@@ -97,7 +97,10 @@ def claim(folder: RunFolder, options: FitOptions, resume: bool) -> FitOptions:
             f"{folder.path} holds a run already. Add --resume to go on with it (a finished run is only reported "
             "again), or name another folder with --out."
         )
-    stored = parse(FitOptions, folder.read(folder.config))
+    values = folder.read(folder.config)
+    if set(values) != set(type(options).model_fields):
+        raise CheckpointError(f"{folder.path} holds a run of another kind or version. Name another folder with --out.")
+    stored = parse(type(options), values)
     if options.steps is None and options.budget == stored.budget:
         options = options.model_copy(update={"steps": stored.steps})
     differing = _differences(options.model_dump(mode="json"), stored.model_dump(mode="json"))

@@ -6,7 +6,8 @@ from typing import Any
 from eke.config import Options
 from eke.errors import ConfigError, did_you_mean
 from eke.methods import METHODS
-from eke.tasks.options import FitOptions
+from eke.methods.contract import is_self_supervised, presets_of
+from eke.tasks.options import FitOptions, PretrainOptions
 
 
 def describe(name: str | None) -> list[dict[str, Any]]:
@@ -25,10 +26,12 @@ def _describe(name: str) -> dict[str, Any]:
     page = (sys.modules[method.__module__].__doc__ or "").strip()
     return {
         "name": name,
+        "command": "pretrain" if is_self_supervised(method) else "fit",
         "summary": page.splitlines()[0],
         "page": page,
         "views": {"labeled": dict(method.views.labeled), "unlabeled": dict(method.views.unlabeled)},
         "recipe": dict(method.recipe),
+        "presets": {preset: dict(values) for preset, values in presets_of(method).items()},
         "options": list_options(method.Config, "method."),
     }
 
@@ -49,17 +52,31 @@ def render(described: list[dict[str, Any]]) -> str:
     """Lay descriptions out as text: a list, or one whole."""
     if len(described) > 1:
         width = max(len(each["name"]) for each in described)
-        lines = [f"  {each['name']:<{width}}  {each['summary']}" for each in described]
-        return "\n".join([*lines, "", "eke methods NAME shows a method's options and deviations from its paper."])
+        lines = []
+        for command, title in (("fit", "With a few labels: eke fit DATA --method NAME"), ("pretrain", _PRETRAIN)):
+            lines += [title, *(_line(each, width) for each in described if each["command"] == command), ""]
+        return "\n".join([*lines, "eke methods NAME shows a method's options and deviations from its paper."])
     (one,) = described
     lines = [one["page"], "", "Views"]
     lines += [f"  {kind}.{view} = {preset}" for kind, views in one["views"].items() for view, preset in views.items()]
     lines += ["", "Recipe (defaults of shared options)"]
     lines += [f"  {section}.{k} = {v}" for section, values in one["recipe"].items() for k, v in values.items()]
+    for preset, laid in one["presets"].items():
+        lines += ["", f"Preset --method {one['name']}/{preset}"]
+        lines += [f"  {section}.{k} = {v}" for section, values in laid.items() for k, v in values.items()]
     lines += ["", "Options of the method (--set PATH=VALUE)", *map(_option, one["options"])]
-    shared = [option for option in list_options(FitOptions) if "." in option["path"]]
+    kind = PretrainOptions if one["command"] == "pretrain" else FitOptions
+    shared = [option for option in list_options(kind) if "." in option["path"]]
     lines += ["", "Options of every method, before the recipe (--set PATH=VALUE)", *map(_option, shared)]
     return "\n".join(lines)
+
+
+_PRETRAIN = "Without labels: eke pretrain DATA --method NAME, then eke fit DATA --init RUN"
+
+
+def _line(one: dict[str, Any], width: int) -> str:
+    presets = f" ({', '.join(one['presets'])})" if one["presets"] else ""
+    return f"  {one['name']:<{width}}  {one['summary']}{presets}"
 
 
 def _option(option: dict[str, Any]) -> str:

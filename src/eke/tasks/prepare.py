@@ -13,13 +13,13 @@ from eke.data.cache import PixelCache, Pixels, build_cache
 from eke.data.decoding import survey
 from eke.data.images import ImageSet, with_classes
 from eke.data.sources import open_images, with_validation
-from eke.data.splits import DataOptions, Split, make_split
-from eke.engine.model_files import ModelCard
+from eke.data.splits import DataOptions, Split, make_pool, make_split
+from eke.engine.model_files import ModelCard, read_card
 from eke.engine.predict import Predictions, predict_probs
 from eke.errors import ConfigError, DataError
 from eke.progress import Progress, silent
 from eke.tasks.assemble import Pools
-from eke.tasks.options import FitOptions
+from eke.tasks.options import RunOptions, learns_classes
 
 STATISTICS_SAMPLE = 5000
 """Training images from which mean and standard deviation of the pixels are taken."""
@@ -72,8 +72,8 @@ class Material:
         return Predictions(ids, part.images.labels[part.rows], probs.numpy())
 
 
-def prepare(options: FitOptions, device: torch.device, progress: Progress) -> Material:
-    """Open, split and decode the images of a run.
+def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Material:
+    """Open, split and decode the images of a run. Pretraining needs no label, but is watched by those there are.
 
     Raises:
         DataError: the images or labels cannot be used; the message says what to do.
@@ -92,7 +92,7 @@ def prepare(options: FitOptions, device: torch.device, progress: Progress) -> Ma
     if options.data.val_source:
         images = with_validation(images, with_classes(opened(options.data.val_source), images.classes))
     tests = with_classes(opened(options.test), images.classes) if options.test else None
-    split = make_split(images, tests, options.data, options.seed)  # refuses before anything is decoded
+    split = divide(images, tests, options)  # refuses before anything is decoded
 
     size, channels = working_form(images, options.data)
     cache = open_cache(images, size, channels, options.data.fit, progress)
@@ -105,9 +105,12 @@ def prepare(options: FitOptions, device: torch.device, progress: Progress) -> Ma
 
     labeled, unlabeled, validation = readable(split.labeled), readable(split.unlabeled), readable(split.validation)
     mean, std = pixel_statistics(pixels, labeled + unlabeled)
+    if options.init:
+        start = read_card(Path(options.init) / "model")
+        mean, std = start.mean, start.std
     card = ModelCard(
         model=options.model,
-        classes=images.classes,
+        classes=images.classes if learns_classes(options) else (),
         channels=channels,
         size=size,
         fit=options.data.fit,
@@ -132,8 +135,18 @@ def prepare(options: FitOptions, device: torch.device, progress: Progress) -> Ma
     )
 
 
+def divide(images: ImageSet, tests: ImageSet | None, options: RunOptions) -> Split:
+    """Split for a run; where it learns no classes, labels that make no split are left out, and a note says why."""
+    try:
+        return make_split(images, tests, options.data, options.seed)
+    except DataError as error:
+        if learns_classes(options):
+            raise
+        return make_pool(images, tests, options.data, options.seed, f"No label is used to watch the training. {error}")
+
+
 def split_readable(
-    images: ImageSet, cache: PixelCache, tests: ImageSet | None, options: FitOptions
+    images: ImageSet, cache: PixelCache, tests: ImageSet | None, options: RunOptions
 ) -> tuple[ImageSet, Split]:
     """Split again without the labels of images that cannot be decoded: they are not spent, others take their place.
 
@@ -146,7 +159,7 @@ def split_readable(
     lost = [problem for problem in cache.problems if images.labels[problem.row] >= 0]
     images = replace(images, labels=labels)
     try:
-        return images, make_split(images, tests, options.data, options.seed)
+        return images, divide(images, tests, options)
     except (DataError, ConfigError) as error:
         detail = f"{lost[0].path}, {lost[0].reason}" if lost else "none of them labeled"
         raise type(error)(f"{error} ({len(cache.problems)} images cannot be decoded: {detail} ...)") from None

@@ -1,6 +1,7 @@
 """Train one method on prepared material into one run folder: the loop, and what stands between its steps."""
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from eke.files import write_json
 from eke.models.backbones import resolve_name
 from eke.models.ema import Ema
 from eke.progress import Progress
-from eke.tasks.assemble import assemble, images_per_step, training_steps
+from eke.tasks.assemble import Assembly, TrainingOptions, assemble, images_per_step, training_steps
 from eke.tasks.measure import measure
 from eke.tasks.options import FitOptions
 from eke.tasks.prepare import Material
@@ -51,7 +52,32 @@ def train(
         CheckpointError: `resume` finds a checkpoint that is damaged or of another configuration.
         InterruptedRunError: Ctrl-C; the state is saved.
     """
+    assert options.steps is not None
     assembly = assemble(options, material.pools)
+    evaluate_every = options.evaluate.every_steps or max(1, options.steps // 10)
+    for step, journal in run_and_save(assembly, options, material, folder, identity, resume=resume, progress=progress):
+        if due(step, evaluate_every, options.steps):
+            journal.flush()
+            evaluate_during(journal, assembly.average, material, step)
+    if collectives.rank() == 0:
+        finish(options, material, folder, assembly, progress)
+
+
+def run_and_save(
+    assembly: Assembly,
+    options: TrainingOptions,
+    material: Material,
+    folder: RunFolder,
+    identity: str,
+    *,
+    resume: bool,
+    progress: Progress,
+) -> Iterator[tuple[int, Journal]]:
+    """Run the steps of a run: journal each, yield (steps done, journal), then save where a checkpoint is due.
+
+    What the caller notes in the journal is thus on disk before the checkpoint that stands for it. Arguments and
+    errors are those of `train`.
+    """
     if collectives.rank() == 0:
         begin(folder, options, material)
     assert options.steps is not None
@@ -61,15 +87,12 @@ def train(
     if resume and collectives.from_first(folder.checkpoint.exists):
         first = load_checkpoint(folder.checkpoint, parts, fingerprint=identity, device=material.pools.device)
     journal = Journal(folder, options.evaluate.log_every_steps, first)
-    evaluate_every = options.evaluate.every_steps or max(1, total // 10)
 
     with progress(options.method["name"], total) as advance, noticed_interrupts() as interrupted:
         advance(first)
         for report in training_steps(assembly, options, first):
             journal.write(report, known_truth(report, material.truth))
-            if due(report.step, evaluate_every, total):
-                journal.flush()
-                evaluate_during(journal, assembly.average, material, report.step)
+            yield report.step, journal
             stop = interrupted() and collectives.world_size() == 1  # other processes could not be told in time
             if due(report.step, options.checkpoint.every_steps, total) or stop:
                 journal.flush()
@@ -81,11 +104,9 @@ def train(
                     "same command and --resume."
                 )
             advance(1)
-    if collectives.rank() == 0:
-        finish(options, material, folder, assembly.average.module, progress)
 
 
-def begin(folder: RunFolder, options: FitOptions, material: Material) -> None:
+def begin(folder: RunFolder, options: TrainingOptions, material: Material) -> None:
     """Write down what determines the run, before step 1. The environment may differ on resume: then warn."""
     environment = describe_environment(material.pools.device)
     if folder.environment.exists():
@@ -133,11 +154,11 @@ def evaluate_during(journal: Journal, average: Ema, material: Material, step: in
 
 
 def finish(
-    options: FitOptions, material: Material, folder: RunFolder, network: torch.nn.Module, progress: Progress
+    options: FitOptions, material: Material, folder: RunFolder, assembly: Assembly, progress: Progress
 ) -> None:
     """Save the model, read validation and test once, and write predictions and results."""
     assert options.steps is not None
-    card = material.pools.card
+    card, network = material.pools.card, assembly.average.module
     save_model(folder.model, network, card)
     evaluations: dict[str, Any] = {}
     for name in material.evaluated():
@@ -158,7 +179,7 @@ def finish(
             "evaluations": evaluations,
             "pool": pool_distribution(network, material, options.seed),
             "classes": list(card.classes),
-            "notes": [*material.split.notes, *group_notes(material)],
+            "notes": [*assembly.notes, *material.split.notes, *group_notes(material)],
             "problems": material.problems,
         },
     )
