@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision import transforms as T
 
@@ -97,15 +97,31 @@ class RandAugment:
         return image
 
 
+class Blur:
+    """Barlow Twins' blur: Pillow's, with a drawn sigma."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2)))
+
+
+LEAST_AREA = {"simclr": 0.2, "simclr/imagenet": 0.08, "barlow_twins/1": 0.08}
+STRENGTHS = {
+    "simclr": (0.4, 0.4, 0.4, 0.1),
+    "simclr/imagenet": (0.8, 0.8, 0.8, 0.2),
+    "barlow_twins/1": (0.4, 0.4, 0.2, 0.1),
+}
+BLUR_RATE = {"simclr": 0.0, "simclr/imagenet": 0.5, "barlow_twins/1": 1.0}
+
+
 def pillow_view(preset: str, side: int) -> Callable[[Image.Image], Tensor]:
     """Return a transform of one square image of `side` pixels to a float tensor (C, side, side)."""
-    if preset == "simclr":
-        jitter = T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
+    if preset in STRENGTHS:
         steps = [
-            T.RandomResizedCrop(side, scale=(0.2, 1)),
+            T.RandomResizedCrop(side, scale=(LEAST_AREA[preset], 1)),
             T.RandomHorizontalFlip(),
-            jitter,
+            T.RandomApply([T.ColorJitter(*STRENGTHS[preset])], p=0.8),
             T.RandomGrayscale(0.2),
+            T.RandomApply([Blur()], p=BLUR_RATE[preset]),
         ]
     else:
         steps = [T.RandomHorizontalFlip(), T.RandomCrop(side, padding=side // 8, padding_mode="reflect")]

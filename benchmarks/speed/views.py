@@ -25,7 +25,10 @@ from eke.augment.presets import PRESETS
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pillow_views import make_views, pillow_view
 
-NAMES = ("weak", "randaugment/google", "randaugment/torchssl", "randaugment/comatch", "simclr")
+NAMES = (
+    *("weak", "randaugment/google", "randaugment/torchssl", "randaugment/comatch"),
+    *("simclr", "simclr/imagenet", "barlow_twins/1"),
+)
 TARGETS = {("randaugment/google", 32): 12.0, ("randaugment/google", 224): 1.5}
 BATCH = {32: 448, 224: 32}
 

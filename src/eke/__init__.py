@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 from eke.version import __version__
 
 if TYPE_CHECKING:
-    from eke.api import Run, fit, load
+    from eke.api import Run, fit, load, pretrain
     from eke.estimator import EkeClassifier, accuracy_scorer
 
-__all__ = ["EkeClassifier", "Run", "__version__", "accuracy_scorer", "fit", "load"]
+__all__ = ["EkeClassifier", "Run", "__version__", "accuracy_scorer", "fit", "load", "pretrain"]
 
 _HOME = {"EkeClassifier": "estimator", "accuracy_scorer": "estimator"}
 

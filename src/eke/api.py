@@ -1,4 +1,4 @@
-"""The Python face: `eke.fit` trains, `eke.load` opens what was trained."""
+"""The Python face: `eke.fit` and `eke.pretrain` train, `eke.load` opens what was trained."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from eke.config import merge
 from eke.engine.journal import RunFolder
 from eke.engine.model_files import load_model
-from eke.engine.predict import predict_probs
+from eke.engine.predict import embed, predict_probs
 from eke.engine.processes import choose_device
 from eke.errors import ConfigError
 from eke.progress import bars, silent
 from eke.tasks.fit import fit as fit_task
-from eke.tasks.options import resolve
+from eke.tasks.options import resolve, resolve_pretrain
 from eke.tasks.prepare import open_pixels
+from eke.tasks.pretrain import pretrain as pretrain_task
 
 
 class Run:
@@ -48,8 +49,18 @@ class Run:
         return pixels.read(rows)
 
     def predict_proba(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """Return class probabilities (N, K) of uint8 images (N, C, H, W), as `read` gives them."""
+        """Return class probabilities (N, K) of uint8 images (N, C, H, W), as `read` gives them.
+
+        Raises:
+            ConfigError: the run was trained without labels: use `network` and its embeddings.
+        """
+        if not self.classes:
+            raise ConfigError(f"{self.path} was trained without labels and has no class head: fit one with init=it.")
         return predict_probs(self.network, lambda rows: images[list(rows)], range(len(images)), self.device).numpy()
+
+    def embed(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """Return embeddings (N, D), what the class head reads, of uint8 images (N, C, H, W)."""
+        return embed(self.network, lambda rows: images[list(rows)], range(len(images)), self.device).numpy()
 
     def predict(self, images: torch.Tensor) -> list[str]:
         """Return the class name of each image."""
@@ -116,6 +127,59 @@ def fit(
     results = fit_task(resolved, Path(out) if out else None, resume=resume, progress=shown)
     if results is None:
         raise ConfigError("eke.fit returns a run on the first process only. Call `torchrun -m eke fit` instead.")
+    return Run(results["run"])
+
+
+def pretrain(
+    source: str | Path,
+    *,
+    method: str = "simclr",
+    test: str | Path | None = None,
+    model: str | None = None,
+    init: str | Path | None = None,
+    steps: int | None = None,
+    budget: str | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Run:
+    """Train a network on images without their labels, as `eke pretrain` does; `fit(..., init=run.path)` starts from it.
+
+    Args:
+        source: as in `fit`.
+        method: a self-supervised one of `eke.methods.METHODS`.
+        test: images that must not be trained on.
+        model: name of a model; default by image size.
+        init: run folder to start from.
+        steps: training steps.
+        budget: time instead of steps, such as "1h".
+        seed: of weights, batches and views.
+        out: run folder.
+        options: further options by path, such as {"batch.size": 128}.
+        resume: go on with an interrupted run in `out`.
+        progress: show bars on standard error.
+
+    Returns:
+        The finished run; its `embed` gives embeddings.
+
+    Raises:
+        EkeError: see `eke.errors`; the message says what to do.
+    """
+    flags: dict[str, Any] = {
+        "source": str(source),
+        "test": None if test is None else str(test),
+        "steps": steps,
+        "budget": budget,
+        "seed": seed,
+        "init": None if init is None else str(init),
+        "model": {"name": model},
+    }
+    resolved = resolve_pretrain(method, _nested(options or {}, flags))
+    results = pretrain_task(resolved, Path(out) if out else None, resume=resume, progress=bars if progress else silent)
+    if results is None:
+        raise ConfigError("eke.pretrain returns a run on the first process only. Call `torchrun -m eke pretrain`.")
     return Run(results["run"])
 
 

@@ -126,7 +126,7 @@ def fit(
     data: Data,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="Training method or METHOD/PRESET, by default fixmatch; `eke methods` lists them."),
+        typer.Option("--method", help="METHOD or METHOD/PRESET, by default fixmatch; `eke methods` lists them."),
     ] = None,
     test: Test = None,
     labels: Labels = None,
@@ -334,6 +334,32 @@ def compare(
 
     figures = run_compare(runs, out, equal_images=equal_images, progress=_progress())
     _print_json(figures) if as_json else print(render(figures))
+
+
+@app.command(short_help="A published table, run again.")
+def reproduce(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="comatch-table2, label-request or unseen-classes.")],
+    scale: Annotated[
+        str, typer.Option("--scale", help="smoke = a minute on digits; cpu = up to two hours on 2 cores; paper.")
+    ] = "smoke",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of NAME-train.parquet and NAME-test.parquet; without it: downloaded."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the runs and the page.")] = Path("reproduced"),
+    seeds: Annotated[int | None, typer.Option("--seeds", help="How many seeds; by default the scale's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a published table's cells at a scale that fits, and judge each of its claims by its interval.
+
+    Finished cells are kept: the same command goes on after a kill, and several may work side by side.
+    """
+    from eke.tables import TABLES
+    from eke.tasks.grid import render
+    from eke.tasks.grid import reproduce as run_reproduce
+
+    done = run_reproduce(TABLES, table, scale, data, out, seeds, _progress())
+    _print_json(done) if as_json else print(render(done))
 
 
 @app.command(short_help="Write a run's report anew.")

@@ -1,4 +1,4 @@
-"""Pictures to augment, and Pillow as the reference: one image, one operation at a time."""
+"""Pictures to augment, and the reference, Pillow (torchvision for hue and blur): one image, one operation at a time."""
 
 import io
 import itertools
@@ -65,6 +65,10 @@ def apply(op: Op, image: Image.Image, level: float, interpolation: str = "neares
             from torchvision.transforms.functional import adjust_hue
 
             return adjust_hue(image, level)
+        case Op.GAUSSIAN_BLUR:
+            from torchvision.transforms.v2.functional import gaussian_blur
+
+            return gaussian_blur(image, max(3, min(image.size) // 10 | 1), level)
         case Op.IDENTITY:
             return image
     return ENHANCERS[op](image).enhance(level)

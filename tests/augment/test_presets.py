@@ -8,7 +8,7 @@ import torch
 from eke.augment.distributions import RANDAUGMENT_OPS
 from eke.augment.draws import GEOMETRIC, Op
 from eke.augment.geometry import warp
-from eke.augment.pipeline import BLOCK, passes_of
+from eke.augment.pipeline import BLOCK, PHOTOMETRIC, passes_of
 from eke.augment.presets import PRESETS, Draws, take, to
 
 NAMES = [name for name in PRESETS if not name.endswith("-noflip")]
@@ -35,7 +35,7 @@ def assert_uniform(values, kinds):
 
 def assert_rate(flags, rate):
     deviation = math.sqrt(rate * (1 - rate) / flags.numel())
-    assert abs(flags.double().mean().item() - rate) < 3.9 * deviation
+    assert abs(flags.double().mean().item() - rate) <= 3.9 * deviation
 
 
 # ------------------------------------------------------------------------------------------ distributions
@@ -50,9 +50,21 @@ def test_weak_draws_every_shift_and_both_sides_equally():
     assert draws.ops.shape == (MANY, 0)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-noflip")])
-def test_noflip_never_flips(name):
-    assert not PRESETS[name].draw(1000, 3, (32, 32), rng()).flip.any()
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
+def test_all_flip_half_of_the_time_and_their_twins_never(name):
+    assert_rate(PRESETS[name].draw(MANY, 3, (32, 32), rng()).flip, 0.5)
+    assert not PRESETS[f"{name}-noflip"].draw(1000, 3, (32, 32), rng()).flip.any()
+
+
+@pytest.mark.parametrize("name", ["none", "flip", "jitter-grey"])
+def test_some_show_the_whole_image(name):
+    draws = PRESETS[name].draw(100, 3, (20, 30), rng())
+    assert (draws.box == torch.tensor([0, 0, 30, 20])).all()
+
+
+@pytest.mark.parametrize("name", ["none", "flip", "resized-flip"])
+def test_some_have_no_operation(name):
+    assert PRESETS[name].draw(100, 3, (20, 30), rng()).ops.shape == (100, 0)
 
 
 @pytest.mark.parametrize("name", ["randaugment/google", "randaugment/comatch", "randaugment/torchssl"])
@@ -122,8 +134,20 @@ def test_torchssl_levels_are_uniform_in_their_ranges():
     assert_uniform(levels_of(draws, Op.POSTERIZE), [4, 5, 6, 7])
 
 
-def test_jitter_draws_all_orders_and_ranges():
-    draws = PRESETS["simclr"].draw(MANY, 3, (32, 32), rng())
+@pytest.mark.parametrize(
+    ("name", "strengths"),
+    [
+        ("simclr", (0.4, 0.4, 0.4, 0.1)),
+        ("jitter-grey", (0.4, 0.4, 0.4, 0.1)),
+        ("simclr/cifar", (0.4, 0.4, 0.4, 0.1)),
+        ("simclr/imagenet", (0.8, 0.8, 0.8, 0.2)),
+        ("swav", (0.8, 0.8, 0.8, 0.2)),
+        ("barlow_twins/1", (0.4, 0.4, 0.2, 0.1)),
+        ("barlow_twins/2", (0.4, 0.4, 0.2, 0.1)),
+    ],
+)
+def test_jitter_draws_all_orders_and_ranges(name, strengths):
+    draws = PRESETS[name].draw(MANY, 3, (32, 32), rng())
     jittered = draws.ops[:, 0] != Op.IDENTITY
     assert_rate(jittered, 0.8)
     assert_rate(draws.ops[:, 4] == Op.GRAYSCALE, 0.2)
@@ -132,17 +156,59 @@ def test_jitter_draws_all_orders_and_ranges():
     code = (four * torch.tensor([1000, 100, 10, 1])).sum(1)
     assert_uniform(code, code.unique().tolist())
     assert len(code.unique()) == 24
-    assert_uniform(((levels_of(draws, Op.BRIGHTNESS) - 0.6) / 0.8 * 10).floor(), range(10))
-    assert_uniform(((levels_of(draws, Op.HUE) + 0.1) / 0.2 * 10).floor(), range(10))
+    middles = (1, 1, 1, 0)
+    for op, middle, spread in zip((Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR, Op.HUE), middles, strengths, strict=True):
+        assert_uniform(((levels_of(draws, op) - middle + spread) / (2 * spread) * 10).floor(), range(10))
 
 
-def test_resized_crops_are_torchvisions_distribution():
+@pytest.mark.parametrize(
+    ("name", "blur_rate", "solarize_rate"),
+    [
+        ("simclr", 0, 0),
+        ("simclr/cifar", 0, 0),
+        ("simclr/imagenet", 0.5, 0),
+        ("swav", 0.5, 0),
+        ("barlow_twins/1", 1, 0),
+        ("barlow_twins/2", 0.1, 0.2),
+    ],
+)
+def test_blur_then_solarize_come_last(name, blur_rate, solarize_rate):
+    draws = PRESETS[name].draw(MANY, 3, (32, 32), rng())
+    blur, solarize = draws.ops == Op.GAUSSIAN_BLUR, draws.ops == Op.SOLARIZE
+    assert draws.ops.shape[1] == 5 + (blur_rate > 0) + (solarize_rate > 0)
+    assert_rate(blur.any(1), blur_rate)
+    assert_rate(solarize.any(1), solarize_rate)
+    assert_rate(blur.any(1) & solarize.any(1), blur_rate * solarize_rate)
+    assert not blur[:, :5].any()
+    assert not solarize[:, :6].any()
+    assert (draws.levels[solarize] == 128).all()
+    if blur_rate:
+        sigma = draws.levels[blur]
+        assert_uniform(((sigma - 0.1) / 1.9 * 10).floor(), range(10))
+        grey = (draws.ops[:, 4] == Op.GRAYSCALE)[blur.any(1)]
+        # whether, how strongly and what else are drawn apart
+        assert torch.corrcoef(torch.stack((sigma, grey.double())))[0, 1].abs() < 3.9 / math.sqrt(len(sigma))
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("simclr", 0.2),
+        ("resized-flip", 0.2),
+        ("simclr/imagenet", 0.08),
+        ("simclr/cifar", 0.08),
+        ("barlow_twins/1", 0.08),
+        ("barlow_twins/2", 0.08),
+        ("swav", 0.14),
+    ],
+)
+def test_resized_crops_are_torchvisions_distribution(name, least):
     from torchvision.transforms import RandomResizedCrop
 
     size = (40, 24)
-    ours = PRESETS["simclr"].draw(3000, 3, size, rng()).box.double()
+    ours = PRESETS[name].draw(3000, 3, size, rng()).box.double()
     image = torch.empty(3, *size)
-    theirs = [RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
+    theirs = [RandomResizedCrop.get_params(image, [least, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
     theirs = torch.tensor(theirs, dtype=torch.float64)[:, [1, 0, 3, 2]]
     assert (ours[:, :2] >= 0).all()
     assert (ours[:, :2] + ours[:, 2:] <= torch.tensor([24, 40])).all()
@@ -205,7 +271,8 @@ def test_holes():
 def test_one_channel_draws_no_operation_on_color():
     for name in NAMES:
         colored, grey = (PRESETS[name].draw(500, channels, (28, 28), rng()) for channels in (3, 1))
-        assert not torch.isin(grey.ops, torch.tensor((Op.COLOR, Op.GRAYSCALE, Op.HUE))).any()
+        on_color = torch.isin(colored.ops, torch.tensor((Op.COLOR, Op.GRAYSCALE, Op.HUE)))
+        assert torch.equal(grey.ops, torch.where(on_color, int(Op.IDENTITY), colored.ops))
         assert torch.equal(grey.levels, colored.levels)
     with pytest.raises(ValueError, match="1 or 3 channels, not 4"):
         PRESETS["weak"].draw(1, 4, (28, 28), rng())
@@ -230,7 +297,12 @@ def test_views_equal_pillow_step_by_step(name, pictures, pillow):
     apart = off[~several]
     assert len(apart) >= 60
     # one resampling: the same picture, but for rare roundings, which a later operation may stretch
-    assert (apart > 0).float().mean() < (0.01 if preset.interpolation == "bilinear" else 1e-4)
+    if preset.interpolation == "bilinear":
+        bound = 0.01
+    else:
+        # both sides of the blur are in float32, and differ where the exact value is next to a tie
+        bound = 3e-4 if (draws.ops == Op.GAUSSIAN_BLUR).any() else 1e-4
+    assert (apart > 0).float().mean() < bound
     # several geometric operations resampled at once, not one after the other: other neighbors are picked
     assert (off[several] > 8).float().mean() < 0.35 or not several.any()
 
@@ -342,6 +414,22 @@ def test_a_slice_of_the_global_draws_makes_a_slice_of_the_views(pictures):
             assert torch.equal(part.geometry.matrix, whole.geometry.matrix[start:stop])
 
 
+def test_one_slot_may_hold_every_operation():
+    ops = torch.tensor([*PHOTOMETRIC, Op.IDENTITY] * 2)
+    ops = ops[torch.randperm(len(ops), generator=rng())]
+    n, levels = len(ops), torch.full((len(ops),), 0.4, dtype=torch.float64)
+    levels[ops == Op.POSTERIZE], levels[ops == Op.SOLARIZE] = 3.0, 90.0
+    images = torch.randint(0, 256, (n, 3, 24, 20), dtype=torch.uint8)
+    draws = PRESETS["none"].draw(n, 3, (24, 20), rng())
+    matrices = torch.eye(2, 3, dtype=torch.float64).repeat(n, 1, 1, 1)
+    draws = draws._replace(ops=ops[:, None], levels=levels[:, None], matrices=matrices)
+    view = (PRESETS["none"].apply(images, draws).pixels * 255).round().to(torch.uint8)
+    for row, op in enumerate(ops.tolist()):
+        image = images[row : row + 1]
+        expected = image if op == Op.IDENTITY else PHOTOMETRIC[Op(op)](image, levels[row : row + 1])
+        assert torch.equal(view[row : row + 1], expected)
+
+
 def test_blocks_do_not_show(monkeypatch):
     images = torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8)
     preset = PRESETS["randaugment/torchssl"]
@@ -358,7 +446,7 @@ def test_draws_depend_on_the_generator_alone():
     for name in NAMES:
         first, again, other = (PRESETS[name].draw(20, 3, (32, 32), rng(seed)) for seed in (1, 1, 2))
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-        assert name == "none" or not torch.equal(first.box, other.box)
+        assert name == "none" or not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_images_are_left_as_they_were():

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from eke.engine.predict import BLOCK, Predictions, predict_probs
+from eke.engine.predict import BLOCK, Predictions, embed, predict_probs
 from eke.errors import CheckpointError
 from eke.models.network import Network
 
@@ -44,21 +45,46 @@ def test_probabilities_are_those_of_evaluation_mode_whatever_the_block(network: 
     assert torch.equal(predict_probs(network, read, range(3), CPU), predict_probs(network, read, [0, 1, 2], CPU))
 
 
-def test_the_network_is_left_as_found(network: Network) -> None:
+@pytest.mark.parametrize("n", [5, BLOCK, 2 * BLOCK + 7])
+def test_embeddings_are_what_the_head_reads_in_evaluation_mode(network: Network, n: int) -> None:
+    network.train()
+    network.body.norm.running_mean.fill_(0.3)
+    network.dropout.p = 0.9  # between embedding and head
+    embeddings = embed(network, read, range(n), CPU)
+    assert embeddings.shape == (n, 1)
+    assert (embeddings.dtype, embeddings.device) == (torch.float32, CPU)
+    network.eval()
+    images = PIXELS[:n].float() / 255
+    assert torch.allclose(embeddings, network.body(images), atol=1e-6)
+    probs = predict_probs(network, read, range(n), CPU)
+    assert torch.allclose(network.head(embeddings).softmax(1), probs, atol=1e-6)
+
+
+@pytest.mark.parametrize("through", [predict_probs, embed])
+def test_the_network_is_left_as_found(network: Network, through: Callable[..., torch.Tensor]) -> None:
     network.train()
     network.body.norm.eval()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    predict_probs(network, read, range(5), CPU)
+    through(network, read, range(5), CPU)
     assert network.training
     assert network.body.dropout.training
     assert not network.body.norm.training
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
-def test_progress_counts_images_and_not_padding(network: Network) -> None:
+@pytest.mark.parametrize("through", [predict_probs, embed])
+def test_progress_counts_images_and_not_padding(network: Network, through: Callable[..., torch.Tensor]) -> None:
     done: list[int] = []
-    predict_probs(network, read, range(BLOCK + 3), CPU, done.append)
+    assert len(through(network, read, range(BLOCK + 3), CPU, done.append)) == BLOCK + 3
     assert done == [BLOCK, 3]
+
+
+@pytest.mark.parametrize("through", [predict_probs, embed])
+def test_every_forward_of_many_images_has_the_same_size(network: Network, through: Callable[..., torch.Tensor]) -> None:
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda module, images: sizes.append(len(images[0])))
+    through(network, read, range(2 * BLOCK + 7), CPU)
+    assert sizes == [BLOCK] * 3
 
 
 def test_predictions_come_back_and_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -19,6 +19,10 @@ RANDAUGMENT_OPS = (
 """The 14 operations of FixMatch's RandAugment."""
 REFERENCE = 32
 """Side of the images that the sources' pixel counts are meant for; they are scaled to other sizes."""
+Strengths = tuple[float, float, float, float]
+"""Of a color jitter: brightness, contrast and color up to 1, each a factor of 1 +- as much; hue up to 0.5, a turn."""
+HALF_JITTER: Strengths = (0.4, 0.4, 0.4, 0.1)
+"""SimCLR's at strength 1/2, which CoMatch uses too."""
 
 # ---------------------------------------------------------------------------------- frames: (n, 4) int64
 
@@ -131,17 +135,43 @@ def torchssl(n: int, size: Size, generator: Generator) -> tuple[Tensor, Tensor]:
     return ops, torch.where(ops == Op.POSTERIZE, levels.floor(), levels)
 
 
-def simclr(n: int, size: Size, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Draw a color jitter of 0.4, 0.4, 0.4, 0.1 with probability 0.8, then grey with probability 0.2."""
-    ops, levels = _jitter(n, generator, rate=0.8)
-    grey = torch.where(_uniform(generator, n, 1) < 0.2, int(Op.GRAYSCALE), int(Op.IDENTITY))
-    return torch.cat((ops, grey), 1), torch.cat((levels, torch.zeros(n, 1, dtype=torch.float64)), 1)
+def color_distortion(
+    n: int,
+    size: Size,
+    generator: Generator,
+    *,
+    strengths: Strengths = HALF_JITTER,
+    blur_rate: float = 0.0,
+    solarize_rate: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Draw a color jitter with probability 0.8, then grey with probability 0.2, then, where asked for, two more.
+
+    Args:
+        n: views.
+        size: not used.
+        generator: on the CPU.
+        strengths: of the jitter.
+        blur_rate: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels; without a slot at 0.
+        solarize_rate: probability of inverting grey levels from 128 up, last; without a slot at 0.
+    """
+    slots = [
+        _jitter(n, generator, rate=0.8, strengths=strengths),
+        _at_rate(generator, 0.2, Op.GRAYSCALE, torch.zeros(n, 1, dtype=torch.float64)),
+    ]
+    if blur_rate > 0:
+        sigma = 0.1 + (2.0 - 0.1) * _uniform(generator, n, 1)
+        slots.append(_at_rate(generator, blur_rate, Op.GAUSSIAN_BLUR, sigma))
+    if solarize_rate > 0:
+        threshold = torch.full((n, 1), 128, dtype=torch.float64)
+        slots.append(_at_rate(generator, solarize_rate, Op.SOLARIZE, threshold))
+    ops, levels = zip(*slots, strict=True)
+    return torch.cat(ops, 1), torch.cat(levels, 1)
 
 
 def quarter_turn_and_jitter(n: int, size: Size, generator: Generator) -> tuple[Tensor, Tensor]:
     """Draw one of four quarter turns, then a color jitter of 0.4, 0.4, 0.4, 0.1."""
     turn = (_uniform(generator, n, 1) * 4).floor() * 90
-    ops, levels = _jitter(n, generator, rate=1.0)
+    ops, levels = _jitter(n, generator, rate=1.0, strengths=HALF_JITTER)
     return torch.cat((torch.full((n, 1), int(Op.ROTATE)), ops), 1), torch.cat((turn, levels), 1)
 
 
@@ -159,15 +189,21 @@ def _leveled(n: int, generator: Generator, values: dict[Op, list[float]], n_leve
     return ops, torch.where(moves & (u[:, 6:] < 0.5), -levels, levels)
 
 
-def _jitter(n: int, generator: Generator, rate: float) -> tuple[Tensor, Tensor]:
-    """Draw torchvision's ColorJitter(0.4, 0.4, 0.4, 0.1): four operations in an order of their own."""
+def _jitter(n: int, generator: Generator, rate: float, strengths: Strengths) -> tuple[Tensor, Tensor]:
+    """Draw torchvision's ColorJitter(*strengths): four operations in an order of their own."""
     u = _uniform(generator, n, 9)
     kinds = torch.tensor((Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR, Op.HUE))
     middle = torch.tensor((1.0, 1.0, 1.0, 0.0), dtype=torch.float64)
-    reach = torch.tensor((0.4, 0.4, 0.4, 0.1), dtype=torch.float64)
+    spread = torch.tensor(strengths, dtype=torch.float64)
     order = u[:, :4].argsort(1)
-    levels = middle[order] + reach[order] * (2 * u[:, 4:8] - 1)
+    levels = middle[order] + spread[order] * (2 * u[:, 4:8] - 1)
     return torch.where(u[:, 8:] < rate, kinds[order], int(Op.IDENTITY)), levels
+
+
+def _at_rate(generator: Generator, rate: float, op: Op, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw a slot (n, 1) that has the operation with probability `rate`, at the levels (n, 1) given."""
+    chosen = _uniform(generator, len(levels), 1) < rate
+    return torch.where(chosen, int(op), int(Op.IDENTITY)), levels
 
 
 # ----------------------------------------------------------------------------------- holes: (n, 4) int64

@@ -28,6 +28,7 @@ class Op(IntEnum):
     SHARPNESS = 13
     GRAYSCALE = 14
     HUE = 15  # fraction of the circle, -0.5 to 0.5
+    GAUSSIAN_BLUR = 16  # standard deviation in pixels, above 0
 
 
 GEOMETRIC = range(Op.ROTATE, Op.AUTOCONTRAST)

@@ -1,12 +1,14 @@
 """Photometric operations on uint8 batches, each image with its own strength, in Pillow's own arithmetic.
 
 Images are (R, C, H, W) uint8, C = 1 or 3; strengths are (R,); results are new images. References: Pillow's
-ImageOps, ImageEnhance, Blend.c, Filter.c and ConvertMode.c.
+ImageOps, ImageEnhance, Blend.c, Filter.c and ConvertMode.c; for the blur torchvision's, as Pillow's is three box
+filters in a row.
 """
 
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -86,6 +88,42 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
         sharp[:, :, border] = images[:, :, border]
         sharp[..., border] = images[..., border]
     return sharp
+
+
+def blur_radius(height: int, width: int) -> int:
+    """Return how many neighbors a side `gaussian_blur` reads: its kernel is a tenth of the shorter side, odd, >= 3."""
+    return max(1, min(height, width) // 20)
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Smooth with a Gaussian of `sigma` pixels (above 0); SimCLR (arXiv 2002.05709), appendix A.
+
+    A pixel becomes the sum of w(i) w(j) image(y + i, x + j) over i, j = -r ... r, rounded to the nearest grey level:
+    w(k) is exp(-k^2 / (2 sigma^2)), scaled to sum to 1, and r is `blur_radius`. Beyond the border the image is
+    reflected, its outermost pixels not repeated. Images with a side of 1 pixel stay.
+    """
+    n, n_channels, height, width = images.shape
+    if min(height, width) < 2:
+        return images
+    radius = blur_radius(height, width)
+    distance = torch.arange(radius + 1, dtype=torch.float64, device=images.device)
+    weights = (distance / sigma.double()[:, None]).square_().div_(-2).exp_()
+    # all but the central weight, which is 1, are used twice
+    weights = weights.div_(2 * weights.sum(1, keepdim=True) - 1).float()
+
+    # each image as one long line, as in `sharpness`: sums of neighbors run over the border, where they are not kept
+    line = F.pad(images.float(), (radius,) * 4, mode="reflect").flatten(1)
+    padded_w, plane = width + 2 * radius, (height + 2 * radius) * (width + 2 * radius)
+    for step in (1, padded_w):  # along x, then along y
+        length = line.shape[1] - 2 * radius * step
+        smooth = line[:, radius * step :][:, :length] * weights[:, :1]
+        for k in range(1, radius + 1):
+            before, after = line[:, (radius - k) * step :], line[:, (radius + k) * step :]
+            # not fused: one rounding an operation is the same on every device and in any slice of the batch
+            smooth.add_((before[:, :length] + after[:, :length]).mul_(weights[:, k : k + 1]))
+        line = smooth
+    line = line.as_strided((n, n_channels, height, width), (line.shape[1], plane, padded_w, 1))
+    return _truncate(line + 0.5)
 
 
 def grayscale(images: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ PHOTOMETRIC: dict[Op, Callable[[Tensor, Tensor], Tensor]] = {
     Op.SHARPNESS: photometric.sharpness,
     Op.GRAYSCALE: lambda images, _: photometric.grayscale(images),
     Op.HUE: photometric.hue,
+    Op.GAUSSIAN_BLUR: photometric.gaussian_blur,
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -82,11 +83,19 @@ class Preset:
 
 
 _GREY = (128, 128, 128)
+_SIMCLR_JITTER = (0.8, 0.8, 0.8, 0.2)
+_BARLOW_TWINS_JITTER = (0.4, 0.4, 0.2, 0.1)
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset("none", "none", "the image itself"),
+        Preset(
+            "flip",
+            "Semi-Supervised Image Classification (He, Jin, Wan), section 4.1: CoMatch's weak view",
+            "flip",
+            flip_rate=0.5,
+        ),
         Preset(
             "weak",
             "FixMatch (Sohn et al. 2020), section 2.3; code google-research/fixmatch, libml/augment.py",
@@ -134,7 +143,69 @@ PRESETS: dict[str, Preset] = {
             frame=distributions.resized,
             enlarge=True,
             flip_rate=0.5,
-            operations=distributions.simclr,
+            operations=distributions.color_distortion,
+        ),
+        Preset(
+            "jitter-grey",
+            "Semi-Supervised Image Classification (He, Jin, Wan), section 4.1; decisions in docs/views.md",
+            "flip, color jitter 0.4/0.4/0.4/0.1 (0.8), grey (0.2)",
+            flip_rate=0.5,
+            operations=distributions.color_distortion,
+        ),
+        Preset(
+            "resized-flip",
+            "CoMatch (Li, Xiong, Hoi 2021) on ImageNet; code salesforce/CoMatch, imagenet/Train_CoMatch.py",
+            "resized crop of 0.2 to 1 of the area, flip",
+            frame=distributions.resized,
+            enlarge=True,
+            flip_rate=0.5,
+        ),
+        Preset(
+            "simclr/imagenet",
+            "SimCLR (Chen et al. 2020), appendix A; code google-research/simclr, data_util.py",
+            "resized crop of 0.08 to 1 of the area, flip, color jitter 0.8/0.8/0.8/0.2 (0.8), grey (0.2), blur (0.5)",
+            frame=partial(distributions.resized, area=(0.08, 1.0)),
+            enlarge=True,
+            flip_rate=0.5,
+            operations=partial(distributions.color_distortion, strengths=_SIMCLR_JITTER, blur_rate=0.5),
+        ),
+        Preset(
+            "simclr/cifar",
+            "SimCLR (Chen et al. 2020), appendix B.9; code google-research/simclr, README.md",
+            "resized crop of 0.08 to 1 of the area, flip, color jitter 0.4/0.4/0.4/0.1 (0.8), grey (0.2)",
+            frame=partial(distributions.resized, area=(0.08, 1.0)),
+            enlarge=True,
+            flip_rate=0.5,
+            operations=distributions.color_distortion,
+        ),
+        Preset(
+            "barlow_twins/1",
+            "Barlow Twins (Zbontar et al. 2021), section 3, after BYOL (Grill et al. 2020), appendix B: first view",
+            "resized crop of 0.08 to 1 of the area, flip, color jitter 0.4/0.4/0.2/0.1 (0.8), grey (0.2), blur",
+            frame=partial(distributions.resized, area=(0.08, 1.0)),
+            enlarge=True,
+            flip_rate=0.5,
+            operations=partial(distributions.color_distortion, strengths=_BARLOW_TWINS_JITTER, blur_rate=1.0),
+        ),
+        Preset(
+            "barlow_twins/2",
+            "Barlow Twins (Zbontar et al. 2021), section 3, after BYOL (Grill et al. 2020), appendix B: second view",
+            "as barlow_twins/1, but blur (0.1), solarize (0.2)",
+            frame=partial(distributions.resized, area=(0.08, 1.0)),
+            enlarge=True,
+            flip_rate=0.5,
+            operations=partial(
+                distributions.color_distortion, strengths=_BARLOW_TWINS_JITTER, blur_rate=0.1, solarize_rate=0.2
+            ),
+        ),
+        Preset(
+            "swav",
+            "SwAV (Caron et al. 2020), its large crops; code facebookresearch/swav, src/multicropdataset.py",
+            "resized crop of 0.14 to 1 of the area, flip, color jitter 0.8/0.8/0.8/0.2 (0.8), grey (0.2), blur (0.5)",
+            frame=partial(distributions.resized, area=(0.14, 1.0)),
+            enlarge=True,
+            flip_rate=0.5,
+            operations=partial(distributions.color_distortion, strengths=_SIMCLR_JITTER, blur_rate=0.5),
         ),
         Preset(
             "crop-rotate-jitter",

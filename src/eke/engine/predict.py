@@ -1,4 +1,4 @@
-"""From a network and pixels to probabilities, in fixed blocks, and to a table of predictions that can be saved."""
+"""From a network and pixels to probabilities or embeddings, in fixed blocks, and to predictions that can be saved."""
 
 import zipfile
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eke.errors import CheckpointError
 from eke.files import write_atomic
+from eke.models.network import Outputs
 
 BLOCK = 256
 """Images per forward pass. Fixed, and the last block is padded, so that a figure does not depend on how the
@@ -51,7 +52,6 @@ class Predictions(NamedTuple):
             raise CheckpointError(f"The predictions {path} cannot be read: {error}.") from None
 
 
-@torch.inference_mode()
 def predict_probs(
     network: nn.Module,
     read: Callable[[Sequence[int]], Tensor],
@@ -71,17 +71,52 @@ def predict_probs(
     Returns:
         (n, K) float32 on the CPU; rows sum to 1.
     """
+    return _forward(network, read, indices, device, advance, lambda outputs: outputs.logits.float().softmax(1))
+
+
+def embed(
+    network: nn.Module,
+    read: Callable[[Sequence[int]], Tensor],
+    indices: Sequence[int],
+    device: torch.device,
+    advance: Callable[[int], object] = lambda n: None,
+) -> Tensor:
+    """Return embeddings of images, what the head reads, by the same blocks and modes as `predict_probs`.
+
+    Args:
+        network: returns Outputs; put into evaluation mode and back.
+        read: positions -> uint8 pixels (n, C, H, W), as `PixelCache.read`.
+        indices: n positions to embed.
+        device: where the network is.
+        advance: told the number of images done, for a progress bar.
+
+    Returns:
+        (n, D) float32 on the CPU, not of unit length.
+    """
+    return _forward(network, read, indices, device, advance, lambda outputs: outputs.embedding.float())
+
+
+def _forward(
+    network: nn.Module,
+    read: Callable[[Sequence[int]], Tensor],
+    indices: Sequence[int],
+    device: torch.device,
+    advance: Callable[[int], object],
+    taken: Callable[[Outputs], Tensor],
+) -> Tensor:
+    """Send images through the network in fixed blocks, and keep what `taken` takes of each block's outputs."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
+    blocks = []
     try:
-        blocks = []
-        for start in range(0, len(indices), BLOCK):
-            part = list(indices[start : start + BLOCK])
-            padded = part + [part[-1]] * (BLOCK - len(part)) if len(indices) > BLOCK else part
-            pixels = read(padded).to(device).float().div_(255)
-            blocks.append(network(pixels).logits.float().softmax(1)[: len(part)].cpu())
-            advance(len(part))
-        return torch.cat(blocks)
+        with torch.inference_mode():
+            for start in range(0, len(indices), BLOCK):
+                part = list(indices[start : start + BLOCK])
+                padded = part + [part[-1]] * (BLOCK - len(part)) if len(indices) > BLOCK else part
+                pixels = read(padded).to(device).float().div_(255)
+                blocks.append(taken(network(pixels))[: len(part)].cpu())
+                advance(len(part))
     finally:
         for module, mode in modes.items():
             module.training = mode
+    return torch.cat(blocks)  # outside: an inference tensor could not be trained on

@@ -1,0 +1,274 @@
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eke.acquire.scores import random_scores
+from eke.data.labels import apply_labels
+from eke.data.sources import open_images
+from eke.data.splits import load_split
+from eke.engine.model_files import load_model, save_model
+from eke.errors import CheckpointError, ConfigError, DataError
+from eke.tasks.ask import ask, given_labels, pool_rows, render
+from eke.tasks.evaluate import predict_source
+from eke.tasks.fit import fit
+
+from .conftest import digit_options
+
+CPU = torch.device("cpu")
+N_IMAGES, N_LABELED = 200, 60
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_digits(path: Path, n_labeled: int, reverse: bool = False) -> Path:
+    """The first 200 digits, the first 6 of each class labeled where `n_labeled` is 60, others -1."""
+    digits = open_images("digits")
+    images = np.stack([np.asarray(digits.read(row)) for row in range(N_IMAGES)])
+    labels = np.full(N_IMAGES, -1)
+    for k in range(10):
+        rows = np.flatnonzero(digits.labels[:N_IMAGES] == k)[: n_labeled // 10]
+        labels[rows] = k
+    step = -1 if reverse else 1
+    np.savez(path, images=images[::step], labels=labels[::step])
+    return path
+
+
+def truth() -> dict[str, str]:
+    digits = open_images("digits")
+    return {name: digits.classes[label] for name, label in zip(digits.ids, digits.labels.tolist(), strict=True)}
+
+
+@pytest.fixture(scope="module")
+def partly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source of 200 digits, 60 of them labeled."""
+    return write_digits(tmp_path_factory.mktemp("source") / "partly.npz", N_LABELED)
+
+
+@pytest.fixture(scope="module")
+def run(partly: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that spends 50 of the 60 labels: 40 train, 10 validation."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    fit(fit_options(partly, n_labels=50), folder)
+    return folder
+
+
+def fit_options(source: Path, labels: tuple[str, ...] = (), **data: Any) -> Any:
+    return digit_options("supervised", source=str(source), labels=labels, data={"val_rate": 0.2, **data})
+
+
+def test_the_least_decided_images_come_first(run: Path, partly: Path, tmp_path: Path) -> None:
+    result = ask(run, str(partly), 30, "entropy", tmp_path / "ask.csv")
+    predictions, images, _, _ = predict_source(run, str(partly))
+    entropies = {}
+    for name, probs in zip(predictions.ids.tolist(), predictions.probs.tolist(), strict=True):
+        entropies[name] = -sum(p * math.log(p) for p in probs if p > 0)
+    unlabeled = [name for name, label in zip(images.ids, images.labels, strict=True) if label < 0]
+    rows = rows_of(tmp_path / "ask.csv")
+    assert [row["id"] for row in rows] == sorted(unlabeled, key=lambda name: -entropies[name])[:30]
+    assert list(rows[0]) == ["rank", "id", "path", "score", "label"]
+    assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 31)]
+    assert [float(row["score"]) for row in rows] == pytest.approx([entropies[row["id"]] for row in rows], abs=2e-6)
+    path_of = dict(zip(images.ids, images.paths, strict=True))
+    assert all(row["path"] == path_of[row["id"]] and row["label"] == "" for row in rows)
+    assert (result["n"], result["n_pool"], result["n_images"]) == (30, N_IMAGES - N_LABELED, N_IMAGES)
+    assert (result["labels_ignored"], result["notes"], result["out"]) == (False, [], str(tmp_path / "ask.csv"))
+    json.dumps(result, allow_nan=False)
+
+
+def test_random_images_depend_on_the_seed_alone(run: Path, partly: Path, tmp_path: Path) -> None:
+    turned = write_digits(tmp_path / "turned.npz", N_LABELED, reverse=True)
+    chosen = {}
+    for name, source, seed in (("a", partly, 1), ("b", turned, 1), ("c", partly, 2)):
+        ask(run, str(source), 140, "random", tmp_path / f"{name}.csv", seed)
+        chosen[name] = [(row["id"], row["score"]) for row in rows_of(tmp_path / f"{name}.csv")]
+    assert chosen["a"] == chosen["b"]
+    assert chosen["a"] != chosen["c"]
+    assert {name for name, _ in chosen["a"]} == {name for name, _ in chosen["c"]}
+    scores = random_scores([name for name, _ in chosen["a"]], seed=1).tolist()
+    assert [float(score) for _, score in chosen["a"]] == pytest.approx(scores, abs=1e-6)
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_equal_scores_come_in_an_order_of_seed_and_image(run: Path, partly: Path, tmp_path: Path) -> None:
+    undecided = tmp_path / "undecided"
+    network, card = load_model(run / "model", CPU)
+    torch.nn.init.zeros_(network.head.weight)
+    torch.nn.init.zeros_(network.head.bias)
+    save_model(undecided / "model", network, card)
+    copy_records(run, undecided)
+    turned = write_digits(tmp_path / "turned.npz", N_LABELED, reverse=True)
+    chosen = {}
+    for name, source, seed in (("a", partly, 1), ("b", turned, 1), ("c", partly, 2)):
+        ask(undecided, str(source), 20, "entropy", tmp_path / f"{name}.csv", seed)
+        rows = rows_of(tmp_path / f"{name}.csv")
+        assert {row["score"] for row in rows} == {f"{math.log(10):.6f}"}
+        chosen[name] = [row["id"] for row in rows]
+    assert chosen["a"] == chosen["b"]
+    assert set(chosen["a"]) != set(chosen["c"])
+    unlabeled = [name for name, label in zip(*identities(partly), strict=True) if label < 0]
+    assert chosen["a"] != unlabeled[:20]
+
+
+def identities(source: Path) -> tuple[tuple[str, ...], list[int]]:
+    images = open_images(source)
+    return images.ids, images.labels.tolist()
+
+
+def copy_records(run: Path, to: Path) -> None:
+    for name in ("config.json", "split.json"):
+        (to / name).write_bytes((run / name).read_bytes())
+
+
+def test_where_every_image_is_labeled_labels_are_ignored_and_what_is_spent_is_not_asked(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    result = ask(finished_run, "digits", 5000, "entropy", tmp_path / "ask.csv")
+    split = load_split(finished_run / "split.json")
+    spent = {*split.labeled, *split.validation, *split.test}
+    asked = {row["id"] for row in rows_of(tmp_path / "ask.csv")}
+    assert len(spent) == 40 + 20 + 355
+    assert asked == set(open_images("digits").ids) - spent
+    assert result["n"] == result["n_pool"] == 1797 - len(spent)
+    assert result["labels_ignored"]
+    ignored, fewer = result["notes"]
+    assert ignored.startswith("digits labels every image already. Its labels are ignored")
+    assert fewer == "5,000 images were asked for, but only 1,382 are left: all of them are listed."
+    text = render(result)
+    assert f"Note: {ignored}" in text
+    assert f"Note: {fewer}" in text
+
+
+def test_what_the_source_keeps_for_testing_is_not_asked_for(tmp_path: Path) -> None:
+    pixels = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4)
+    np.savez(
+        tmp_path / "parts.npz",
+        x_train=pixels[:3],
+        y_train=[0, 1, -1],
+        x_unlabeled=pixels[3:5],
+        y_unlabeled=[0, 1],
+        x_test=pixels[5:7],
+        y_test=[0, -1],
+        x_val=pixels[7:],
+        y_val=[-1],
+    )
+    images = open_images(tmp_path / "parts.npz")
+
+    def pool(spent: set[str], labels_ignored: bool = False, readable: range = range(8)) -> list[str]:
+        rows = pool_rows(images, list(readable), spent, labels_ignored=labels_ignored)
+        return [images.paths[row] for row in rows]
+
+    assert pool(set()) == ["parts/train#2", "parts/unlabeled#0", "parts/unlabeled#1"]
+    assert pool({images.ids[images.paths.index("parts/unlabeled#0")]}) == ["parts/train#2", "parts/unlabeled#1"]
+    assert len(pool(set(), labels_ignored=True)) == 5
+    assert pool(set(), readable=range(2)) == []
+    hidden = [images.paths[row] for row in np.flatnonzero(given_labels(images) < 0)]
+    assert {"parts/unlabeled#0", "parts/unlabeled#1"} <= set(hidden), "their labels are not lent to a fit"
+
+
+def test_dropped_images_are_not_asked_for(run: Path, partly: Path, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    other.mkdir()
+    copy_records(run, other)
+    network, card = load_model(run / "model", CPU)
+    save_model(other / "model", network, card)
+    first = ask(run, str(partly), 3, "entropy", tmp_path / "a.csv")
+    dropped = [row["id"] for row in rows_of(tmp_path / "a.csv")]
+    values = json.loads((run / "split.json").read_text())
+    (other / "split.json").write_text(json.dumps({**values, "dropped": dropped}))
+    second = ask(other, str(partly), 140, "entropy", tmp_path / "b.csv")
+    assert second["n_pool"] == first["n_pool"] - 3
+    assert not {row["id"] for row in rows_of(tmp_path / "b.csv")} & set(dropped)
+
+
+def test_a_run_without_classes_is_refused_with_a_remedy(run: Path, partly: Path, tmp_path: Path) -> None:
+    network, card = load_model(run / "model", CPU)
+    network.head = torch.nn.Identity()
+    save_model(tmp_path / "bare" / "model", network, card.model_copy(update={"classes": ()}))
+    copy_records(run, tmp_path / "bare")
+    with pytest.raises(ConfigError, match=r"without labels.*eke fit .*partly.npz --init .*bare"):
+        ask(tmp_path / "bare", str(partly), 5, "entropy", tmp_path / "ask.csv")
+    assert not (tmp_path / "ask.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("n", "strategy", "message"),
+    [
+        (0, "entropy", "--n 0 asks for no image"),
+        (-3, "random", "--n -3"),
+        (5, "entropi", "Unknown strategy 'entropi'. Did you mean 'entropy'?"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(
+    n: int, strategy: str, message: str, run: Path, partly: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        ask(run, str(partly), n, strategy, tmp_path / "ask.csv")
+    assert message in str(raised.value)
+
+
+def test_a_file_that_may_hold_labels_is_never_overwritten(run: Path, partly: Path, tmp_path: Path) -> None:
+    (tmp_path / "ask.csv").write_text("mine")
+    with pytest.raises(ConfigError, match=r"ask.csv exists.*--out"):
+        ask(run, str(partly), 5, "entropy", tmp_path / "ask.csv")
+    assert (tmp_path / "ask.csv").read_text() == "mine"
+
+
+def test_an_empty_pool_and_missing_runs_are_named(run: Path, partly: Path, tmp_path: Path) -> None:
+    digits = open_images(partly)
+    spent = digits.positions(load_split(run / "split.json").labeled)
+    images = np.stack([np.asarray(digits.read(int(row))) for row in spent])
+    np.savez(tmp_path / "spent.npz", images=images)
+    with pytest.raises(DataError, match="No image of .*spent.npz is left to ask for: all 40"):
+        ask(run, str(tmp_path / "spent.npz"), 5, "entropy", tmp_path / "ask.csv")
+    with pytest.raises(CheckpointError, match="no run folder"):
+        ask(tmp_path / "none", str(partly), 5, "entropy", tmp_path / "ask.csv")
+    with pytest.raises(DataError, match="no file or folder"):
+        ask(run, "nothing", 5, "entropy", tmp_path / "ask.csv")
+
+
+def fill(path: Path, empty: int) -> list[str]:
+    """Fill in true labels but for one row, as a person would; return the ids of the others."""
+    known, rows = truth(), rows_of(path)
+    for place, row in enumerate(rows):
+        row["label"] = "" if place == empty else known[row["id"]]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return [row["id"] for row in rows if row["label"]]
+
+
+def test_labels_filled_in_count_in_the_next_run_and_are_not_asked_for_again(
+    run: Path, partly: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    ask(run, str(partly), 20, "entropy", first)
+    assert apply_labels(open_images(partly), [first]).labels.tolist() == open_images(partly).labels.tolist()
+    added = fill(first, empty=7)
+    labeled = apply_labels(open_images(partly), [first])
+    assert (labeled.labels >= 0).sum() == N_LABELED + 19
+    assert not [problem for problem in labeled.problems if problem.kind in {"missing", "conflict"}]
+
+    next_run = tmp_path / "next"
+    results = fit(fit_options(partly, labels=(str(first),)), next_run)
+    assert results is not None
+    split = load_split(next_run / "split.json")
+    assert results["labels"]["total"] == split.budget == N_LABELED + 19
+    assert set(added) <= {*split.labeled, *split.validation}
+
+    result = ask(next_run, str(partly), 1000, "random", second)
+    asked = {row["id"] for row in rows_of(second)}
+    assert result["n"] == len(asked) == N_IMAGES - N_LABELED - 19
+    assert not asked & set(added)
+    command = f"eke fit {partly} --labels {first} --labels {second}"
+    assert result["label_files"] == [str(first), str(second)]
+    assert render(result).endswith(command), "the labels of the first round go on to count"
