@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_problem import SELF_SUPERVISED, WITH_LABELS, make_batch, make_method, make_sgd, train
+from tiny_problem import SELF_SUPERVISED, UNLABELED_WEIGHTS, WITH_LABELS, make_batch, make_method, make_sgd, train
 
 import eke.methods
 from eke.config import Options, parse
@@ -126,7 +126,8 @@ def test_forward_depends_on_no_value(name: str) -> None:
         {view: sight._replace(pixels=sight.pixels.to("meta")) for view, sight in side.items()}
         for side in (batch.x, batch.u)
     ]
-    batch = batch._replace(x=sides[0], u=sides[1], y=batch.y.to("meta"), u_index=batch.u_index.to("meta"))
+    batch = batch._replace(x=sides[0], u=sides[1], y=batch.y.to("meta"))
+    batch = batch._replace(x_index=batch.x_index.to("meta"), u_index=batch.u_index.to("meta"))
     result = method(batch)
     result.loss.backward()
     assert result.loss.is_meta
@@ -154,9 +155,7 @@ def test_modes_are_left_as_found(name: str) -> None:
 @pytest.mark.parametrize("name", WITH_PSEUDO_LABELS)
 def test_without_the_unlabeled_weight_a_method_is_supervised(name: str) -> None:
     """With batch norm in eval mode, where the unlabeled images cannot change the labeled ones' logits."""
-    options = {"lambda_u": 0.0}
-    if name == "freematch":
-        options["lambda_f"] = 0.0
+    options = dict.fromkeys(UNLABELED_WEIGHTS.get(name, ("lambda_u",)), 0.0)
     if name == "mixmatch":
         options["alpha"] = 1e-4  # shares of 0 and 1 only, of which the larger is taken: nothing is mixed
     method, supervised = make_method(name, options).eval(), make_method("supervised").eval()
@@ -184,4 +183,4 @@ def test_the_first_loss_under_bfloat16_autocast_is_close_and_float32(name: str) 
     with torch.autocast("cpu", torch.bfloat16):
         rounded = make_method(name, dtype=torch.float32)(batch).loss
     assert rounded.dtype == torch.float32
-    assert rounded.item() == pytest.approx(exact.item(), rel=0.15)
+    assert rounded.item() == pytest.approx(exact.item(), rel=0.15, abs=0.02)  # a mean cosine starts near 0

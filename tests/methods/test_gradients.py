@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_problem import ACTIVE, WITH_LABELS, make_batch, make_method
+from tiny_problem import ACTIVE, UNLABELED_WEIGHTS, WITH_LABELS, make_batch, make_method
 from torch import Tensor
 
-
-TERMS = [(name, "lambda_u") for name in WITH_LABELS if name != "supervised"] + [("freematch", "lambda_f")]
+TERMS = [(name, weight) for name in WITH_LABELS for weight in UNLABELED_WEIGHTS.get(name, ("lambda_u",))]
 STRONG = ["uda", "fixmatch", "flexmatch", "freematch", "softmatch"]
 
 
@@ -27,9 +26,7 @@ def test_each_term_moves_the_student_in_proportion_to_its_weight(name: str, weig
 
 @pytest.mark.parametrize("name", WITH_LABELS)
 def test_the_labeled_term_moves_the_student(name: str) -> None:
-    silent = {"lambda_u": 0.0} if name != "supervised" else {}
-    if name == "freematch":
-        silent["lambda_f"] = 0.0
+    silent = dict.fromkeys(UNLABELED_WEIGHTS.get(name, ("lambda_u",)), 0.0)
     assert gradient(name, ACTIVE[name] | silent).norm() > 1e-4
 
 
@@ -47,7 +44,7 @@ def image_gradients(name: str) -> dict[str, Tensor]:
     return {view: torch.zeros_like(each) if each.grad is None else each.grad for view, each in pixels.items()}
 
 
-@pytest.mark.parametrize("name", STRONG)
+@pytest.mark.parametrize("name", [*STRONG, "comatch", "simmatch"])
 def test_no_gradient_passes_through_the_weak_view_that_makes_the_target(name: str) -> None:
     by_view = image_gradients(name)
     assert by_view["weak"].abs().sum() == 0

@@ -25,8 +25,32 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "flexmatch": {"tau": 0.5},
     "freematch": {"momentum": 0.9, "lambda_f": 0.05},
     "softmatch": {"momentum": 0.9},
+    "comatch": {"tau": 0.5, "graph_tau": 0.4, "da_window": 3, "memory_size": 60},
+    "simmatch": {"tau": 0.5, "da_window": 3, "teacher_decay": 0.5},
+    "simclr": {},
+    "simsiam": {"projector_width": 32, "predictor_width": 8},
+    "byol": {"tau_base": 0.2, "hidden_width": 32, "output_width": 16},
+    "barlow_twins": {"projector_width": 16},
+    "vicreg": {"projector_width": 16},
+    "swav": {
+        "n_prototypes": 6,
+        "hidden_width": 16,
+        "output_width": 8,
+        "queue_size": 40,
+        "queue_start_rate": 0.2,
+        "freeze_rate": 0.0,
+    },
+    "autoencoder": {},
 }
 """Options under which every term of each method counts from the first steps of an untrained network on."""
+
+UNLABELED_WEIGHTS: dict[str, tuple[str, ...]] = {
+    "supervised": (),
+    "freematch": ("lambda_u", "lambda_f"),
+    "comatch": ("lambda_cls", "lambda_ctr"),
+    "simmatch": ("lambda_u", "lambda_in"),
+}
+"""The weights of the terms that unlabeled images have, where they are others than `lambda_u`."""
 
 
 class TinyNetwork(nn.Module):

@@ -1,5 +1,9 @@
 """The training methods by name: the only registry."""
 
+from eke.methods.autoencoder import Autoencoder
+from eke.methods.barlow_twins import BarlowTwins
+from eke.methods.byol import BYOL
+from eke.methods.comatch import CoMatch
 from eke.methods.contract import Method
 from eke.methods.fixmatch import FixMatch
 from eke.methods.flexmatch import FlexMatch
@@ -7,9 +11,14 @@ from eke.methods.freematch import FreeMatch
 from eke.methods.mean_teacher import MeanTeacher
 from eke.methods.mixmatch import MixMatch
 from eke.methods.pseudo_label import PseudoLabel
+from eke.methods.simclr import SimCLR
+from eke.methods.simmatch import SimMatch
+from eke.methods.simsiam import SimSiam
 from eke.methods.softmatch import SoftMatch
 from eke.methods.supervised import Supervised
+from eke.methods.swav import SwAV
 from eke.methods.uda import UDA
+from eke.methods.vicreg import VICReg
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
@@ -21,4 +30,13 @@ METHODS: dict[str, type[Method]] = {
     "flexmatch": FlexMatch,
     "freematch": FreeMatch,
     "softmatch": SoftMatch,
+    "comatch": CoMatch,
+    "simmatch": SimMatch,
+    "simclr": SimCLR,
+    "simsiam": SimSiam,
+    "byol": BYOL,
+    "barlow_twins": BarlowTwins,
+    "vicreg": VICReg,
+    "swav": SwAV,
+    "autoencoder": Autoencoder,
 }

@@ -44,24 +44,23 @@ class Decoder(nn.Module):
 
     Args:
         width: D.
-        image_shape: (C, H, W); sides that are no multiple of 2^n_doublings are cropped from the next one.
-        channels: of the map that is doubled last; each map before has twice as many.
-        n_doublings: how often.
+        image_shape: (C, H, W). The first map has at most 4 pixels on its shorter side; where the doubled map is
+            larger than the image, it is cropped. The last map has 32 channels, each one before twice as many, up to
+            512.
     """
 
-    def __init__(
-        self, width: int, image_shape: tuple[int, int, int], *, channels: int = 32, n_doublings: int = 3
-    ) -> None:
+    def __init__(self, width: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.size = image_shape[1:]
+        n_doublings = max(1, math.ceil(math.log2(min(self.size) / 4)))
         h, w = (math.ceil(side / 2**n_doublings) for side in self.size)
-        maps = [channels * 2**power for power in reversed(range(n_doublings))]
+        maps = [min(32 * 2**power, 512) for power in reversed(range(n_doublings))]
         self.start = nn.Sequential(nn.Linear(width, maps[0] * h * w), nn.Unflatten(1, (maps[0], h, w)), nn.ReLU())
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise([maps[0], *maps]):
             layers += [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.grow = nn.Sequential(*layers)
-        self.paint = nn.Conv2d(channels, image_shape[0], 3, padding=1)
+        self.paint = nn.Conv2d(maps[-1], image_shape[0], 3, padding=1)
 
     def forward(self, embedding: Tensor) -> Tensor:
         H, W = self.size
