@@ -14,7 +14,7 @@ FLOORS = [
     {"engine"},
     {"report"},
     {"tasks"},
-    {"web", "api", "estimator", "cli", "__init__", "__main__"},
+    {"tables", "web", "api", "estimator", "cli", "__init__", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -108,7 +108,14 @@ def make_pool(train: ImageSet, test: ImageSet | None, options: DataOptions, seed
     pool = np.flatnonzero(division.role == "train")
     if not len(pool):
         raise DataError(f"{train.source} has no image to train on: all of them validate or test.")
-    return Split((), (), division.ids(pool), (), division.ids(np.flatnonzero(division.role == "dropped")), (note, *division.notes))
+    return Split(
+        (),
+        (),
+        division.ids(pool),
+        (),
+        division.ids(np.flatnonzero(division.role == "dropped")),
+        (note, *division.notes),
+    )
 
 
 class _Division:

@@ -82,6 +82,22 @@ def load_model(folder: Path, device: torch.device) -> tuple[Network, ModelCard]:
     return network.to(device).eval(), card
 
 
+def load_classifier(folder: Path, device: torch.device) -> tuple[Network, ModelCard]:
+    """Read a model folder whose network has a class head.
+
+    Raises:
+        CheckpointError: as `load_model`.
+        ConfigError: it has none.
+    """
+    network, card = load_model(folder, device)
+    if not card.classes:
+        raise ConfigError(
+            f"{folder.parent} was trained without labels and has no class head. Fit one with "
+            f"`eke fit DATA --init {folder.parent}`, or look at its embeddings with `eke probe {folder.parent} DATA`."
+        )
+    return network, card
+
+
 def read_card(folder: Path) -> ModelCard:
     """Read the card of a model folder.
 

@@ -1,17 +1,7 @@
-"""Charts as small inline SVG that follow the page's colors, light or dark, and keep their text as text.
+"""The charts of a page: learning curves, intervals, calibration, distributions."""
 
-Matplotlib draws with placeholder colors; afterwards these become `currentColor` and the CSS variables --grid
-and --series-1 ... --series-6, and every id gets a prefix of its own, because all charts share one document.
-"""
-
-import hashlib
-import io
 import math
-import re
-import unicodedata
-import warnings
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,19 +9,21 @@ from numpy.typing import NDArray
 
 from eke.metrics.classification import Reliability
 from eke.metrics.statistics import Interval
+from eke.report.drawing import (
+    INK,
+    N_SERIES,
+    SERIES,
+    Chart,
+    Key,
+    add_axes,
+    draw_svg,
+    name_margin,
+    names_on_y,
+    percent_axis,
+)
 
-N_SERIES = 6
-"""Colors in the palette; further series repeat them with another dash."""
-
-_INK, _GRID = "#010101", "#010102"
-_SERIES = [f"#0102{i:02x}" for i in range(1, N_SERIES + 1)]
-_CSS = {_INK: "currentColor", _GRID: "var(--grid)"} | {
-    color: f"var(--series-{i})" for i, color in enumerate(_SERIES, 1)
-}
 _DASHES: list[tuple[float, ...]] = [(), (6, 2.5), (2, 2), (8, 2, 2, 2)]
 _MAX_POINTS = 300  # of one curve: more than a chart of this width can show
-_WIDTH = 460  # pixels at scale 1; the page scales charts between 360 and 640
-_NAME_LENGTH = 24  # letters of a name that fit beside a bar
 
 
 class Curve(NamedTuple):
@@ -43,30 +35,8 @@ class Curve(NamedTuple):
     """As long as `steps`; NaN leaves a gap."""
 
 
-class Key(NamedTuple):
-    """One entry of a legend, which the page writes in HTML beside the drawing."""
-
-    name: str
-    series: int
-    """1-based number of the CSS color."""
-    dash: str
-    """SVG dash array; empty for a solid line."""
-    shape: str
-    """"line" or "block"."""
-
-
-class Chart(NamedTuple):
-    """A drawing, what it says in words, and its legend."""
-
-    title: str
-    svg: str
-    alt: str
-    keys: tuple[Key, ...] = ()
-    kind: str = "chart"
-
-
 def learning_curves(title: str, curves: Sequence[Curve], *, rate: bool) -> Chart:
-    """Draw values over training steps, one line per curve.
+    """Draw values over training steps, one line per curve, a dot where it ends: runs may differ in length.
 
     Args:
         title: what the values are; printed above the chart.
@@ -76,18 +46,18 @@ def learning_curves(title: str, curves: Sequence[Curve], *, rate: bool) -> Chart
     shown = [_thinned(curve) for curve in curves]
 
     def draw(figure: Any) -> None:
-        axes = _axes(figure, left=52, right=18, top=12, bottom=40)
+        axes = add_axes(figure, left=52, right=18, top=12, bottom=40)
         for i, curve in enumerate(shown):
-            lone = len(curve.steps) == 1
+            ends = [j for j, value in enumerate(curve.values) if math.isfinite(value)][-1:]
             style = {"dashes": _DASHES[i // N_SERIES % len(_DASHES)]} if i >= N_SERIES else {}
-            color = _SERIES[i % N_SERIES]
-            axes.plot(curve.steps, curve.values, color=color, lw=2, marker="o" if lone else "", **style)
-        axes.set_xlabel("training step", color=_INK)
+            color = SERIES[i % N_SERIES]
+            axes.plot(curve.steps, curve.values, color=color, lw=2, marker="o", ms=5, markevery=ends, **style)
+        axes.set_xlabel("training step", color=INK)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         axes.locator_params(axis="x", nbins=6)
         axes.margins(x=0.02)
         if rate:
-            _percent(axes.yaxis)
+            percent_axis(axes.yaxis)
             low, high = axes.get_ylim()
             axes.set_ylim(max(-0.02, low), min(1.02, high))
 
@@ -109,29 +79,29 @@ def learning_curves(title: str, curves: Sequence[Curve], *, rate: bool) -> Chart
         for i, c in enumerate(shown)
     )
     alt = f"{title} over training steps. " + "; ".join(map(in_words, shown)) + "."
-    return Chart(title, _svg(draw, 280, alt), alt, keys)
+    return Chart(title, draw_svg(draw, 280, alt), alt, keys)
 
 
 def interval_bars(title: str, rows: Sequence[tuple[str, Interval]]) -> Chart:
     """Draw rates in [0, 1] with their intervals, one row per name; the axis spans what is there."""
 
     def draw(figure: Any) -> None:
-        axes = _axes(figure, left=_name_margin([name for name, _ in rows]), right=64, top=6, bottom=30)
+        axes = add_axes(figure, left=name_margin([name for name, _ in rows]), right=64, top=6, bottom=30)
         for i, (_, (value, low, high)) in enumerate(rows):
-            color = _SERIES[i % N_SERIES]
+            color = SERIES[i % N_SERIES]
             if math.isfinite(low) and math.isfinite(high):
                 axes.plot([low, high], [i, i], color=color, lw=6, alpha=0.35, solid_capstyle="butt")
             axes.plot([value], [i], color=color, marker="o", ms=8)
             axes.annotate(
                 _number(value, True), (1.0, i), (8, 0), xycoords=("axes fraction", "data"), va="center",
-                textcoords="offset points", color=_INK, fontweight="bold", annotation_clip=False,
+                textcoords="offset points", color=INK, fontweight="bold", annotation_clip=False,
             )  # fmt: skip
-        _names_on_y(axes, [name for name, _ in rows])
+        names_on_y(axes, [name for name, _ in rows])
         axes.margins(x=0.06)
-        _percent(axes.xaxis)
+        percent_axis(axes.xaxis)
 
     alt = f"{title}: " + "; ".join(f"{name} {_number(each.value, True)}{_ends(each)}" for name, each in rows) + "."
-    return Chart(title, _svg(draw, 44 + 34 * len(rows), alt), alt)
+    return Chart(title, draw_svg(draw, 44 + 34 * len(rows), alt), alt)
 
 
 def reliability_diagram(title: str, table: Reliability) -> Chart:
@@ -140,19 +110,19 @@ def reliability_diagram(title: str, table: Reliability) -> Chart:
     centers, width = (table.low + table.high) / 2, table.high[0] - table.low[0]
 
     def draw(figure: Any) -> None:
-        axes = _axes(figure, left=52, right=18, top=12, bottom=112)
-        axes.plot([0, 1], [0, 1], color=_INK, lw=1, dashes=(4, 3))
-        axes.bar(centers[full], table.accuracy[full], width * 0.9, color=_SERIES[0], alpha=0.4, lw=0)
-        axes.plot(table.confidence[full], table.accuracy[full], "o", color=_SERIES[0], ms=5)
+        axes = add_axes(figure, left=52, right=18, top=12, bottom=112)
+        axes.plot([0, 1], [0, 1], color=INK, lw=1, dashes=(4, 3))
+        axes.bar(centers[full], table.accuracy[full], width * 0.9, color=SERIES[0], alpha=0.4, lw=0)
+        axes.plot(table.confidence[full], table.accuracy[full], "o", color=SERIES[0], ms=5)
         axes.set_ylim(0, 1.02)
         axes.tick_params(labelbottom=False)
-        _percent(axes.yaxis)
-        below = _axes(figure, left=52, right=18, top=320 - 98, bottom=40)
-        below.bar(centers, table.n_images, width * 0.9, color=_SERIES[0], alpha=0.8, lw=0)
+        percent_axis(axes.yaxis)
+        below = add_axes(figure, left=52, right=18, top=320 - 98, bottom=40)
+        below.bar(centers, table.n_images, width * 0.9, color=SERIES[0], alpha=0.8, lw=0)
         below.set_yticks([int(table.n_images.max())])
         below.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
-        below.set_xlabel("confidence, and images in each bin", color=_INK)
-        _percent(below.xaxis)
+        below.set_xlabel("confidence, and images in each bin", color=INK)
+        percent_axis(below.xaxis)
         for each in (axes, below):
             each.set_xlim(0, 1)
 
@@ -163,7 +133,7 @@ def reliability_diagram(title: str, table: Reliability) -> Chart:
         f"mean confidence {_number(table.confidence[worst], True)}, "
         f"accuracy {_number(table.accuracy[worst], True)}."
     )
-    return Chart(title, _svg(draw, 320, alt), alt)
+    return Chart(title, draw_svg(draw, 320, alt), alt)
 
 
 def distribution_bars(title: str, classes: Sequence[str], series: Sequence[tuple[str, NDArray[np.float64]]]) -> Chart:
@@ -172,13 +142,13 @@ def distribution_bars(title: str, classes: Sequence[str], series: Sequence[tuple
     thick = 0.76 / n
 
     def draw(figure: Any) -> None:
-        axes = _axes(figure, left=_name_margin(classes), right=18, top=6, bottom=30)
+        axes = add_axes(figure, left=name_margin(classes), right=18, top=6, bottom=30)
         for i, (_, shares) in enumerate(series):
             at = np.arange(k) + (i - (n - 1) / 2) * thick
-            axes.barh(at, shares, thick * 0.9, color=_SERIES[i], lw=0)
-        _names_on_y(axes, classes)
+            axes.barh(at, shares, thick * 0.9, color=SERIES[i], lw=0)
+        names_on_y(axes, classes)
         axes.set_xlim(left=0)
-        _percent(axes.xaxis)
+        percent_axis(axes.xaxis)
 
     lines = (
         f"{name} " + ", ".join(_number(float(shares[i]), True) for _, shares in series)
@@ -186,92 +156,56 @@ def distribution_bars(title: str, classes: Sequence[str], series: Sequence[tuple
     )
     alt = f"{title}; each: {', '.join(name for name, _ in series)}. " + "; ".join(lines) + "."
     keys = tuple(Key(name, i + 1, "", "block") for i, (name, _) in enumerate(series))
-    return Chart(title, _svg(draw, 44 + (14 + 11 * n) * k, alt), alt, keys)
+    return Chart(title, draw_svg(draw, 44 + (14 + 11 * n) * k, alt), alt, keys)
 
 
-# ------------------------------------------------------------------ drawing and post-processing
+def class_histogram(title: str, series: Sequence[tuple[str, NDArray[np.float64]]]) -> Chart:
+    """Draw how many classes were predicted how often, relative to what was expected of them.
+
+    Args:
+        title: printed above the chart.
+        series: names and (K,) ratios >= 0, 1 = as often as expected; NaN is left out. Bars stand for a quarter of the
+            expected number each, the last for all beyond.
+    """
+    counts = [np.bincount(_histogram_bins(ratios), minlength=_N_BINS) for _, ratios in series]
+    thick = 0.8 / len(series)
+
+    def draw(figure: Any) -> None:
+        axes = add_axes(figure, left=52, right=18, top=12, bottom=40)
+        for i, heights in enumerate(counts):
+            at = np.arange(_N_BINS) + (i - (len(series) - 1) / 2) * thick
+            axes.bar(at, heights, thick * 0.92, color=SERIES[i], lw=0)
+        axes.axvline(_N_BINS // 2, color=INK, lw=1, dashes=(4, 3))
+        axes.set_xticks(range(0, _N_BINS, 2), [_bin_name(i) for i in range(0, _N_BINS, 2)])
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("predicted so many times as often as expected", color=INK)
+        axes.set_ylabel("classes", color=INK)
+        axes.yaxis.get_major_locator().set_params(integer=True, nbins=5)
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
+
+    def in_words(name: str, heights: NDArray[np.int64]) -> str:
+        filled = [f"{n:,} about {_bin_name(i)}" for i, n in enumerate(heights.tolist()) if n]
+        return f"{name}: " + (", ".join(filled) or "no class")
+
+    lines = (in_words(name, heights) for (name, _), heights in zip(series, counts, strict=True))
+    alt = f"{title}, in times the expected number. " + "; ".join(lines) + "."
+    keys = tuple(Key(name, i + 1, "", "block") for i, (name, _) in enumerate(series))
+    return Chart(title, draw_svg(draw, 280, alt), alt, keys)
 
 
-def _svg(draw: Callable[[Any], None], height: int, alt: str) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    settings: Any = {
-        "svg.fonttype": "none", "svg.hashsalt": "eke", "text.parse_math": False, "font.size": 11.5,
-        "axes.unicode_minus": True, "path.simplify": True,
-    }  # fmt: skip
-    text = io.StringIO()
-    with warnings.catch_warnings(), matplotlib.rc_context(settings):
-        # the reader's browser has the letters that matplotlib's own font lacks
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure = Figure(figsize=(_WIDTH / 72, height / 72), dpi=72)
-        draw(figure)
-        empty = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(text, format="svg", transparent=True, metadata=empty)
-    return _for_page(text.getvalue(), height, alt)
+_N_BINS = 9  # quarters around 0, 0.25, ... 1.75, and everything from 1.875 on
 
 
-def _for_page(svg: str, height: int, alt: str) -> str:
-    """Strip what only a file of its own needs, and hand colors and fonts over to the page's style sheet."""
-    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", svg, flags=re.DOTALL)
-    body = body[body.index("<svg") :]
-    body = body[body.index(">") + 1 :]
-    prefix = "c" + hashlib.blake2b((alt + body).encode("utf-8", "replace"), digest_size=4).hexdigest()
-    body = re.sub(r"<[^>]*>", lambda tag: _tag_for_page(tag.group(), prefix), body)  # texts stay as they are
-    body = re.sub(r"<g/>|<defs>\s*</defs>", "", body)
-    body = re.sub(r"\n\s*", "\n", body)
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(alt)}">{body}'
+def _histogram_bins(ratios: NDArray[np.float64]) -> NDArray[np.int64]:
+    known = ratios[np.isfinite(ratios)]
+    return np.minimum(np.floor(4 * known + 0.5), _N_BINS - 1).astype(np.int64)
 
 
-def _tag_for_page(tag: str, prefix: str) -> str:
-    tag = re.sub(r'<g id="[^"]*"', "<g", tag)  # nothing refers to groups
-    tag = re.sub(r'\bid="|#(?=[mp][0-9a-f]{6,})', lambda m: m.group() + prefix, tag)
-    tag = re.sub("|".join(_CSS), lambda m: _CSS[m.group()], tag)
-    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)  # a hundredth of a pixel is enough
-    tag = re.sub(r" font-family: [^;\"]*;|\btransform=\"rotate\(-0 [^\"]*\"", "", tag)
-    return re.sub(r"\s*\n", " ", tag)
+def _bin_name(i: int) -> str:
+    return f"{i / 4:g}×" if i < _N_BINS - 1 else f"{i / 4:g}× or more"
 
 
-def _axes(figure: Any, *, left: int, right: int, top: int, bottom: int) -> Any:
-    """Add axes at margins in pixels: text widths are the browser's, so no automatic layout is right."""
-    width, height = figure.get_size_inches() * 72
-    box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
-    axes = figure.add_axes(box)
-    axes.grid(color=_GRID, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, pad=6, labelcolor=_INK)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return axes
-
-
-def _names_on_y(axes: Any, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-
-
-def _name_margin(names: Sequence[str]) -> int:
-    return 22 + math.ceil(6.8 * max((_columns(_short(name)) for name in names), default=0))
-
-
-def _columns(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-
-
-def _short(name: str) -> str:
-    line = " ".join(name.split())
-    head, tail = line[: math.ceil(len(line) / 2)], line[math.ceil(len(line) / 2) :]
-    if _columns(line) <= _NAME_LENGTH:
-        return line
-    while _columns(head + tail) >= _NAME_LENGTH:  # from the middle: numbered names differ at their ends
-        head, tail = head[:-1], tail[1:] if len(tail) >= len(head) else tail
-    return f"{head}…{tail}"
-
-
-def _percent(axis: Any) -> None:
-    axis.set_major_formatter(lambda x, _: f"{100 * x:.3g} %")
-    axis.get_major_locator().set_params(nbins=6)
+# ------------------------------------------------------------------ words and thinning
 
 
 def _number(value: float, rate: bool) -> str:

@@ -11,6 +11,7 @@ from eke.metrics.classification import Reliability
 from eke.metrics.statistics import Interval, Paired
 from eke.report.charts import Curve
 from eke.report.pictures import Image
+from eke.report.projection import Projection
 
 Metric = Literal["accuracy", "macro_f1", "calibration_error"]
 
@@ -78,10 +79,16 @@ class PseudoLabelReport:
     """Per step the share of unlabeled images that counted, in [0, 1]."""
     accuracy: Sequence[float] = ()
     """Per step, of the pseudo-labels that counted, the share that was right; NaN where no truth is known."""
-    shares: NDArray[np.float64] | None = None
-    """(K,) distribution of the pseudo-labels."""
-    label_shares: NDArray[np.float64] | None = None
-    """(K,) distribution of the given labels."""
+
+
+@dataclass(frozen=True)
+class PoolPredictions:
+    """What the trained network takes the unlabeled images for, beside the labels that it learned from."""
+
+    predicted: NDArray[np.int64]
+    """(K,) images of a sample of the pool by predicted class."""
+    labeled: NDArray[np.int64]
+    """(K,) labels that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,55 @@ class Mistake:
     predicted: str
     confidence: float
     path: str
+
+
+@dataclass(frozen=True)
+class ClassExamples:
+    """Pictures of what goes wrong with a class that is predicted too often or too seldom."""
+
+    name: str
+    mistakes: Sequence[Mistake]
+    """Predicted too seldom: its images that were taken for others. Too often: images of others taken for it."""
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """The network's embeddings of the evaluated images, or of a sample of them, on a plane."""
+
+    projection: Projection
+    labels: NDArray[np.int64]
+    """(n,) classes of the points."""
+    predicted: NDArray[np.int64]
+    """(n,) what they were taken for."""
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """The maps of one layer that vary most over one image, the liveliest first."""
+
+    layer: str
+    size: tuple[int, int]
+    """(h, w) of its maps."""
+    n_channels: int
+    """How many there are."""
+    channels: Sequence[int]
+    """The chosen ones."""
+    maps: NDArray[np.float32]
+    """(len(channels), h, w), each scaled to [0, 1]."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What the layers of the network make of one image."""
+
+    image: Image
+    path: str
+    true: str | None
+    """None where it is not labeled."""
+    predicted: str | None
+    """None where the network has no classes."""
+    rows: Sequence[LayerRow]
+    """From the earliest layer to the deepest."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +193,13 @@ class RunReport:
     """(K,K) counts, row = label, column = prediction."""
     reliability: Reliability | None = None
     pseudo_labels: PseudoLabelReport | None = None
+    pool: PoolPredictions | None = None
+    under_examples: Sequence[ClassExamples] = ()
+    """Of the classes that are predicted too seldom; see `eke.report.balance.imbalances`."""
+    over_examples: Sequence[ClassExamples] = ()
+    """Of those that are predicted too often."""
+    embeddings: EmbeddingMap | None = None
+    layers: LayerReport | None = None
     view_names: Sequence[str] = ()
     views: Sequence[ViewRow] = ()
     mistakes: Sequence[Mistake] = ()

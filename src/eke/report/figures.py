@@ -1,11 +1,12 @@
-"""Parts that the page of a run and the page of a comparison share."""
+"""Parts that the pages of a run, of a pretraining and of a comparison share."""
 
 from collections.abc import Mapping, Sequence
 
-from eke.report.charts import Chart, interval_bars, learning_curves
-from eke.report.content import CurveChart, Figures
-from eke.report.page import Block, Cell, Code, Row, Table, Text
-from eke.report.words import rate_cell
+from eke.report.charts import interval_bars, learning_curves
+from eke.report.content import CurveChart, Figures, Problem, ViewRow
+from eke.report.drawing import Chart
+from eke.report.page import Block, Cell, Code, Picture, Row, Sheet, Table, Text
+from eke.report.words import count, rate_cell
 
 NO_TEST_SET = Text(
     "No test set was named, so test figures are left out. These figures are of validation images, which may "
@@ -48,6 +49,25 @@ def curve_charts(groups: Sequence[CurveChart]) -> list[Block]:
         if curves:
             charts.append(learning_curves(group.title, curves, rate=group.rate))
     return [Row(charts)] if charts else []
+
+
+def view_sheet(names: Sequence[str], views: Sequence[ViewRow]) -> list[Block]:
+    """Show images as the network sees them in training: a row is an image, a column a view."""
+    rows = [
+        (
+            row.name,
+            [Picture(image, (), f"{row.name}, {view}") for view, image in zip(names, row.images, strict=True)],
+        )
+        for row in views
+    ]
+    return [Sheet("Training images after augmentation", names, rows)] if rows else []
+
+
+def problem_table(problems: Sequence[Problem]) -> list[Block]:
+    """List what was set aside, and what to do about it."""
+    rows = [[p.path, p.kind, p.remedy] for p in problems]
+    caption = f"{count(len(rows), 'item')} set aside; nothing was deleted"
+    return [Table(caption, ["File", "What is wrong", "What to do"], rows, n_text=3, n_shown=20)] if rows else []
 
 
 def how_to_repeat(command: str, environment: Mapping[str, str]) -> list[Block]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eke.files import write_atomic
-from eke.report.charts import Chart
+from eke.report.drawing import Chart
 from eke.report.pictures import Image, data_uri, is_small
 from eke.version import __version__
 
@@ -131,7 +131,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures in rows and columns with names, such as images by views."""
+    """Pictures in rows with names, such as images by views; without `columns`, these have none."""
 
     caption: str
     columns: Sequence[str]

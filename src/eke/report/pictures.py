@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from eke.errors import DataError
 
@@ -35,6 +36,20 @@ def data_uri(image: Image) -> str:
         picture.save(buffer, format="JPEG", quality=85)
     kind = "png" if small else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def picture_of(pixels: Tensor) -> Image:
+    """Turn uint8 pixels (C, H, W) with C = 1 or 3, on any device, into an image."""
+    array: Image = pixels.cpu().permute(1, 2, 0).numpy()
+    return array[..., 0] if array.shape[2] == 1 else array
+
+
+def heat_picture(values: NDArray[np.float32]) -> Image:
+    """Color a map (h, w) in [0, 1] from dark (0) to bright (1), alike for readers who see colors differently."""
+    import matplotlib
+
+    colored = matplotlib.colormaps["viridis"](values, bytes=True)
+    return np.ascontiguousarray(colored[..., :3])
 
 
 def is_small(image: Image) -> bool:

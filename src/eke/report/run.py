@@ -2,17 +2,23 @@
 
 import math
 
-import numpy as np
-
 from eke.metrics.statistics import Paired
-from eke.report.charts import Chart, Curve, distribution_bars, learning_curves, reliability_diagram
+from eke.report.charts import Curve, learning_curves, reliability_diagram
 from eke.report.classes import class_blocks
 from eke.report.content import RunReport
-from eke.report.figures import NO_TEST_SET, accuracy_chart, curve_charts, figures_table, how_to_repeat
-from eke.report.page import Block, Cell, Gallery, Page, Picture, Row, Section, Sheet, Table, Text
+from eke.report.figures import (
+    NO_TEST_SET,
+    accuracy_chart,
+    curve_charts,
+    figures_table,
+    how_to_repeat,
+    problem_table,
+    view_sheet,
+)
+from eke.report.insides import LAYERS_IN_WORDS, embedding_blocks, layer_sheet
+from eke.report.page import Block, Cell, Gallery, Page, Picture, Section, Table, Text
+from eke.report.predicted import imbalance_blocks, predicted_blocks
 from eke.report.words import VERDICT_WORDS, count, difference_cell, ends, percent, points, verdict
-
-_MAX_CLASSES_IN_CHART = 15
 
 
 def run_page(report: RunReport) -> Page:
@@ -33,11 +39,15 @@ def run_page(report: RunReport) -> Page:
             Section("Figures", _figures(report)),
             Section("Learning curves", curve_charts(report.curves)),
             Section("Classes", _classes(report)),
+            Section("Predicted classes", _predicted(report)),
+            Section("Predicted too seldom or too often", _imbalances(report)),
             Section("Calibration", _calibration(report)),
             Section("Pseudo-labels", _pseudo_labels(report)),
-            Section("What the network sees", _views(report)),
+            Section("What the network sees", view_sheet(report.view_names, report.views)),
+            Section("What the layers see", _layers(report)),
+            Section("Embedding map", _embeddings(report)),
             Section("Most confident mistakes", _mistakes(report)),
-            Section("Set aside", _problems(report)),
+            Section("Set aside", problem_table(report.problems)),
             Section("How to repeat this", how_to_repeat(report.command, report.environment)),
         ],
     )
@@ -107,6 +117,27 @@ def _classes(report: RunReport) -> list[Block]:
     return [] if report.confusion is None else class_blocks(report.confusion, report.classes, report.level)
 
 
+def _predicted(report: RunReport) -> list[Block]:
+    return predicted_blocks(report.pool, report.confusion, report.classes, report.split, report.level)
+
+
+def _imbalances(report: RunReport) -> list[Block]:
+    if report.confusion is None:
+        return []
+    examples = report.under_examples, report.over_examples
+    return imbalance_blocks(report.confusion, report.classes, report.split, report.level, *examples)
+
+
+def _layers(report: RunReport) -> list[Block]:
+    return [] if report.layers is None else [Text(LAYERS_IN_WORDS), layer_sheet(report.layers)]
+
+
+def _embeddings(report: RunReport) -> list[Block]:
+    if report.embeddings is None or report.confusion is None:
+        return []
+    return embedding_blocks(report.embeddings, report.confusion, report.classes, report.split)
+
+
 def _calibration(report: RunReport) -> list[Block]:
     table = report.reliability
     if table is None or not table.n_images.any():
@@ -141,39 +172,9 @@ def _pseudo_labels(report: RunReport) -> list[Block]:
     pseudo = report.pseudo_labels
     if pseudo is None:
         return []
-    charts: list[Chart] = []
     lines = (("share that counted", pseudo.mask_rate), ("right, of those", pseudo.accuracy))
     curves = [Curve(name, pseudo.steps, values) for name, values in lines if len(values)]
-    if curves:
-        charts.append(learning_curves("Pseudo-labels over time", curves, rate=True))
-    note: list[Block] = []
-    if pseudo.shares is not None and pseudo.label_shares is not None:
-        off = np.abs(pseudo.shares - pseudo.label_shares)
-        shown = np.sort(np.argsort(-off, kind="stable")[:_MAX_CLASSES_IN_CHART])
-        charts.append(
-            distribution_bars(
-                "Predicted classes of the pool against labels",
-                [report.classes[i] for i in shown],
-                [("predicted in the unlabeled pool", pseudo.shares[shown]), ("labels", pseudo.label_shares[shown])],
-            )
-        )
-        if len(shown) < len(off):
-            note.append(Text(f"The bars show the {len(shown)} of {len(off):,} classes that differ most."))
-    return [Row(charts), *note] if charts else []
-
-
-def _views(report: RunReport) -> list[Block]:
-    rows = [
-        (
-            row.name,
-            [
-                Picture(image, (), f"{row.name}, {view}")
-                for view, image in zip(report.view_names, row.images, strict=True)
-            ],
-        )
-        for row in report.views
-    ]
-    return [Sheet("Training images after augmentation", report.view_names, rows)] if rows else []
+    return [learning_curves("Pseudo-labels over time", curves, rate=True)] if curves else []
 
 
 def _mistakes(report: RunReport) -> list[Block]:
@@ -185,11 +186,6 @@ def _mistakes(report: RunReport) -> list[Block]:
         )
         for m in report.mistakes
     ]
-    caption = f"Of the {report.split} images; the bold name is what the model said. Some may be wrong labels."
-    return [Gallery(caption, pictures)] if pictures else []
-
-
-def _problems(report: RunReport) -> list[Block]:
-    rows = [[p.path, p.kind, p.remedy] for p in report.problems]
-    caption = f"{count(len(rows), 'item')} set aside; nothing was deleted"
-    return [Table(caption, ["File", "What is wrong", "What to do"], rows, n_text=3, n_shown=20)] if rows else []
+    caption = f"The {report.split} images that it is surest of and wrong about"
+    note = Text("The bold name is what the model said. Some may be wrong labels.")
+    return [note, Gallery(caption, pictures)] if pictures else []

@@ -20,10 +20,7 @@ from eke.methods.contract import Setting
 from eke.models.ema import Ema
 from eke.models.network import Network
 from eke.randomness import mixed_seed
-from eke.tasks.options import FitOptions, PretrainOptions, RunOptions, method_options
-
-
-TrainingOptions = FitOptions | PretrainOptions
+from eke.tasks.options import RunOptions, TrainingOptions, method_options
 
 
 class Pools(NamedTuple):

@@ -7,9 +7,9 @@ import torch
 from eke import collectives
 from eke.errors import ConfigError
 from eke.progress import Progress
-from eke.tasks.assemble import TrainingOptions, assemble, training_steps
+from eke.tasks.assemble import assemble, training_steps
 from eke.tasks.baseline import baseline_options, wants_baseline
-from eke.tasks.options import FitOptions, budget_seconds
+from eke.tasks.options import FitOptions, TrainingOptions, budget_seconds
 from eke.tasks.prepare import Material
 
 RESERVE_RATE = 0.1

@@ -7,7 +7,7 @@ import numpy as np
 
 from eke.data.images import ImageSet, with_classes
 from eke.engine.journal import RunFolder
-from eke.engine.model_files import ModelCard, load_model
+from eke.engine.model_files import ModelCard, load_classifier
 from eke.engine.predict import Predictions, predict_probs
 from eke.engine.processes import choose_device
 from eke.progress import Progress, silent
@@ -30,7 +30,7 @@ def predict_source(
         Predictions in the order of the images left, those images, the model's card, and what was set aside.
     """
     device = choose_device("auto")
-    network, card = load_model(RunFolder(run).model, device)
+    network, card = load_classifier(RunFolder(run).model, device)
     images, pixels, rows, problems = open_pixels(source, card, progress)
     kept = images.select(rows)
     if labeled:

@@ -107,7 +107,7 @@ class FitOptions(RunOptions):
 
     batch: BatchOptions = BatchOptions()
     baseline: str = "auto"
-    """auto: a supervised run with equal start, labels, labeled views, labeled batch and steps; none; or a run folder."""
+    """auto: a supervised run with equal start, labels, labeled views, labeled batch and steps; none; or a RUN."""
 
 
 class PretrainOptions(RunOptions):
@@ -116,6 +116,7 @@ class PretrainOptions(RunOptions):
     batch: PretrainBatchOptions = PretrainBatchOptions()
 
 
+TrainingOptions = FitOptions | PretrainOptions
 Kind = TypeVar("Kind", FitOptions, PretrainOptions)
 
 

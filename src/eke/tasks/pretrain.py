@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from eke.tasks.pretrain_report import write_pretrain_report
 
 from eke import collectives
 from eke.config import fingerprint
@@ -20,7 +21,6 @@ from eke.tasks.assemble import Assembly, assemble, images_per_step
 from eke.tasks.budget import calibrate
 from eke.tasks.fit import DEFAULT_BUDGET, claim, default_folder
 from eke.tasks.options import PretrainOptions
-from eke.tasks.pretrain_report import write_pretrain_report
 from eke.tasks.prepare import Material, prepare
 from eke.tasks.train import due, run_and_save
 
@@ -144,11 +144,8 @@ def render(results: dict[str, Any]) -> str:
         f"  effective rank         {figures['effective_rank']:.1f}",
     ]
     if "knn_accuracy" in figures:
-        labels = results["labels"]
-        lines.append(
-            f"  kNN accuracy           {100 * figures['knn_accuracy']:.1f} % of {labels['validation']} validation images, "
-            f"from {labels['train']} labels"
-        )
+        labels = "{validation} validation images, from {train} labels".format(**results["labels"])
+        lines.append(f"  kNN accuracy           {100 * figures['knn_accuracy']:.1f} % of {labels}")
     lines += [f"Note: {note}" for note in results["notes"]]
     run = results["run"]
     lines += ["", f"Go on with:  eke probe {run} DATA    or    eke fit DATA --init {run}"]

@@ -2,40 +2,58 @@
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from eke.config import parse
 from eke.engine.journal import RunFolder
-from eke.engine.predict import Predictions
+from eke.engine.model_files import load_model
+from eke.engine.predict import Predictions, embed
 from eke.engine.processes import choose_device
 from eke.metrics.classification import confusion_matrix, reliability
 from eke.metrics.statistics import Interval, Paired
+from eke.models.network import Network
 from eke.progress import Progress, silent
+from eke.report.balance import imbalances
 from eke.report.charts import Curve
 from eke.report.content import (
     Budget,
+    ClassExamples,
     CurveChart,
     Differences,
+    EmbeddingMap,
     Figures,
+    LayerReport,
     Mistake,
+    PoolPredictions,
     Problem,
     PseudoLabelReport,
     RunReport,
     ViewRow,
 )
 from eke.report.page import write_page
+from eke.report.pictures import Image, picture_of
+from eke.report.projection import project
 from eke.report.run import run_page
 from eke.tasks.assemble import make_stream
+from eke.tasks.explain import N_CHANNELS, activations, default_layers
 from eke.tasks.measure import METRICS
-from eke.tasks.options import FitOptions
+from eke.tasks.options import FitOptions, TrainingOptions
 from eke.tasks.prepare import Material, prepare
 
 N_MISTAKES = 24
 N_VIEW_ROWS = 4
+N_EMBEDDED = 2000
+"""Evaluated images on the map of embeddings at most."""
+N_EXAMPLE_CLASSES = 2
+"""Classes with pictures of those predicted too seldom, and of those predicted too often."""
+N_EXAMPLES = 8
+"""Pictures of each."""
 
 
 def write_report(run: Path, progress: Progress = silent, material: Material | None = None) -> Path:
@@ -56,11 +74,6 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
     split: Literal["test", "validation"] = "test" if "test" in results["evaluations"] else "validation"
     evaluated = results["evaluations"].get(split)
     baseline = results.get("baseline")
-    predictions = Predictions.load(folder.predictions(split)) if evaluated else None
-    confusion = table = None
-    if predictions is not None:
-        confusion = confusion_matrix(predictions.probs.argmax(1), predictions.labels, len(results["classes"]))
-        table = reliability(predictions.probs, predictions.labels)
     names, views = _view_sheet(options, material)
     lines = {results["method"]: folder.lines()}
     if baseline:
@@ -78,16 +91,17 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
         baselines=[figures_of(f"{baseline['method']} (baseline)", baseline, split, _EQUAL)] if baseline else [],
         differences=list(_differences(results, split)),
         curves=curves_of(lines),
-        confusion=confusion,
-        reliability=table,
-        pseudo_labels=_pseudo_labels(folder.lines(), results["pool"]),
+        pseudo_labels=_pseudo_labels(folder.lines()),
+        pool=_pool_predictions(results["pool"]),
         view_names=names,
         views=views,
-        mistakes=list(_mistakes(predictions, material, split)) if predictions is not None else [],
         environment=_environment(folder, results),
         problems=[Problem(p["path"], f"{p['kind']}: {p['detail']}", p["remedy"]) for p in results["problems"]],
         notes=_notes(results),
     )
+    if evaluated:
+        predictions = Predictions.load(folder.predictions(split))
+        report = _with_images(report, folder, Evaluated(predictions, material, split), results["seed"], progress)
     write_page(folder.report, run_page(report))
     return folder.report
 
@@ -148,20 +162,22 @@ def _nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _pseudo_labels(lines: list[dict[str, Any]], pool: dict[str, Any] | None) -> PseudoLabelReport | None:
+def _pseudo_labels(lines: list[dict[str, Any]]) -> PseudoLabelReport | None:
     rows = [row for row in lines if "known_pseudo_label_accuracy" in row]
-    if not rows and pool is None:
+    if not rows:
         return None
     return PseudoLabelReport(
         steps=[row["step"] for row in rows],
         mask_rate=[_nan(row.get("mask_rate")) for row in rows],
         accuracy=[_nan(row["known_pseudo_label_accuracy"]) for row in rows],
-        shares=np.array(pool["predicted"]) / pool["n"] if pool else None,
-        label_shares=np.array(pool["labeled"]) / max(1, sum(pool["labeled"])) if pool else None,
     )
 
 
-def _view_sheet(options: FitOptions, material: Material) -> tuple[list[str], list[ViewRow]]:
+def _pool_predictions(pool: dict[str, Any] | None) -> PoolPredictions | None:
+    return PoolPredictions(np.array(pool["predicted"]), np.array(pool["labeled"])) if pool else None
+
+
+def _view_sheet(options: TrainingOptions, material: Material) -> tuple[list[str], list[ViewRow]]:
     """Show the first images of a batch as step 0 made them: original, then each view."""
     pools = material.pools
     batch = make_stream(options, pools).batch(0)
@@ -172,32 +188,105 @@ def _view_sheet(options: FitOptions, material: Material) -> tuple[list[str], lis
     for name, view in views.items():
         shown[f"{side} {name}"] = view.pixels[:N_VIEW_ROWS].mul(255).round_().byte().cpu()
     return list(shown), [
-        ViewRow(material.images.paths[row], [_image(images[i]) for images in shown.values()])
+        ViewRow(material.images.paths[row], [picture_of(images[i]) for images in shown.values()])
         for i, row in enumerate(originals)
     ]
 
 
-def _mistakes(predictions: Predictions, material: Material, split: str) -> Iterator[Mistake]:
-    part = material.part(split)
-    predicted = predictions.probs.argmax(1)
-    confidence = predictions.probs.max(1)
-    wrong = np.flatnonzero(predicted != predictions.labels)
-    place = {part.images.ids[row]: row for row in part.rows}
-    for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:N_MISTAKES]:
-        row = place[str(predictions.ids[i])]
-        yield Mistake(
-            image=_image(part.pixels.read([row])[0].cpu()),
-            true=material.pools.card.classes[predictions.labels[i]],
-            predicted=material.pools.card.classes[predicted[i]],
-            confidence=float(confidence[i]),
-            path=part.images.paths[row],
-        )
+class Evaluated:
+    """The evaluated images with what the network took them for; an image is named by its place among them."""
+
+    def __init__(self, predictions: Predictions, material: Material, split: str) -> None:
+        self.part = material.part(split)
+        self.classes = material.pools.card.classes
+        self.device = material.pools.device
+        self.probs = predictions.probs
+        self.labels = predictions.labels
+        self.predicted = predictions.probs.argmax(1)
+        self.confidence = predictions.probs.max(1)
+        place = {self.part.images.ids[row]: row for row in self.part.rows}
+        self.rows = [place[identity] for identity in predictions.ids.tolist()]
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """(n,) whether the network took it for another class."""
+        return np.asarray(self.predicted != self.labels)
+
+    def picture(self, i: int) -> Image:
+        """Return one image."""
+        return picture_of(self.part.pixels.read([self.rows[i]])[0])
+
+    def mistakes(self, among: NDArray[np.bool_], n: int) -> list[Mistake]:
+        """Return the `n` that the network is surest of, of the images `among` (n_images,)."""
+        chosen = np.flatnonzero(among)
+        return [
+            Mistake(
+                image=self.picture(i),
+                true=self.classes[self.labels[i]],
+                predicted=self.classes[self.predicted[i]],
+                confidence=float(self.confidence[i]),
+                path=self.part.images.paths[self.rows[i]],
+            )
+            for i in chosen[np.argsort(-self.confidence[chosen], kind="stable")][:n].tolist()
+        ]
 
 
-def _image(pixels: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(C, H, W) uint8 -> (H, W, 3) or (H, W)."""
-    array: np.ndarray[Any, np.dtype[np.uint8]] = pixels.permute(1, 2, 0).numpy()
-    return array[..., 0] if array.shape[2] == 1 else array
+def _with_images(report: RunReport, folder: RunFolder, shown: Evaluated, seed: int, progress: Progress) -> RunReport:
+    """Add what the evaluated images show: confusions, calibration, mistakes, examples, embeddings, layers."""
+    network, _ = load_model(folder.model, shown.device)
+    confusion = confusion_matrix(shown.predicted, shown.labels, len(shown.classes))
+    under, over = _examples(shown, confusion)
+    return replace(
+        report,
+        confusion=confusion,
+        reliability=reliability(shown.probs, shown.labels),
+        mistakes=shown.mistakes(shown.wrong, N_MISTAKES),
+        under_examples=under,
+        over_examples=over,
+        embeddings=_embedding_map(network, shown, seed, progress),
+        layers=_layer_report(network, shown),
+    )
+
+
+def _examples(shown: Evaluated, confusion: NDArray[np.int64]) -> tuple[list[ClassExamples], list[ClassExamples]]:
+    """Picture the classes that are predicted too seldom (their images) and too often (what is taken for them)."""
+    under, over = imbalances(confusion)
+
+    def pictured(label: int, side: NDArray[np.int64]) -> ClassExamples:
+        return ClassExamples(shown.classes[label], shown.mistakes(shown.wrong & (side == label), N_EXAMPLES))
+
+    return (
+        [pictured(each.label, shown.labels) for each in under[:N_EXAMPLE_CLASSES]],
+        [pictured(each.label, shown.predicted) for each in over[:N_EXAMPLE_CLASSES]],
+    )
+
+
+def _embedding_map(network: Network, shown: Evaluated, seed: int, progress: Progress) -> EmbeddingMap:
+    n = len(shown.rows)
+    sample = np.arange(n)
+    if n > N_EMBEDDED:
+        sample = np.sort(torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:N_EMBEDDED].numpy())
+    rows = [shown.rows[i] for i in sample.tolist()]
+    with progress("embedding", len(rows)) as advance:
+        embedded = embed(network, shown.part.pixels.read, rows, shown.device, advance)
+    return EmbeddingMap(project(embedded, seed), shown.labels[sample], shown.predicted[sample])
+
+
+def _layer_report(network: Network, shown: Evaluated) -> LayerReport | None:
+    """Look at the layers' maps of the rightly classified image that the network is surest of, or of the first."""
+    pixels = shown.part.pixels
+    layers = default_layers(network, (pixels.shape[1], pixels.shape[2]))
+    if not layers:
+        return None
+    i = int(np.where(shown.wrong, -1, shown.confidence).argmax())
+    explained = activations(network, pixels.read([shown.rows[i]])[0].to(shown.device), layers, N_CHANNELS)
+    return LayerReport(
+        image=shown.picture(i),
+        path=shown.part.images.paths[shown.rows[i]],
+        true=shown.classes[shown.labels[i]],
+        predicted=shown.classes[shown.predicted[i]],
+        rows=explained.rows,
+    )
 
 
 def _environment(folder: RunFolder, results: dict[str, Any]) -> dict[str, str]:

@@ -19,13 +19,13 @@ from eke.files import write_json
 from eke.models.backbones import resolve_name
 from eke.models.ema import Ema
 from eke.progress import Progress
-from eke.tasks.assemble import Assembly, TrainingOptions, assemble, images_per_step, training_steps
+from eke.tasks.assemble import Assembly, assemble, images_per_step, training_steps
 from eke.tasks.measure import measure
-from eke.tasks.options import FitOptions
+from eke.tasks.options import FitOptions, TrainingOptions
 from eke.tasks.prepare import Material
 
-POOL_SAMPLE = 2000
-"""Unlabeled images that are predicted at the end, for the distribution of predicted classes."""
+POOL_SAMPLE, POOL_SAMPLE_PER_CLASS = 2000, 25
+"""Unlabeled images that are predicted at the end, for the distribution of predicted classes: the larger of both."""
 
 
 def train(
@@ -153,9 +153,7 @@ def evaluate_during(journal: Journal, average: Ema, material: Material, step: in
         journal.write_evaluation(step, "validation", {"accuracy": accuracy})
 
 
-def finish(
-    options: FitOptions, material: Material, folder: RunFolder, assembly: Assembly, progress: Progress
-) -> None:
+def finish(options: FitOptions, material: Material, folder: RunFolder, assembly: Assembly, progress: Progress) -> None:
     """Save the model, read validation and test once, and write predictions and results."""
     assert options.steps is not None
     card, network = material.pools.card, assembly.average.module
@@ -200,11 +198,16 @@ def group_notes(material: Material) -> list[str]:
 
 
 def pool_distribution(network: torch.nn.Module, material: Material, seed: int) -> dict[str, Any] | None:
-    """Count predicted classes over a sample of the unlabeled pool, beside the labels' own distribution."""
+    """Count predicted classes over a sample of the unlabeled pool, beside the labels' own distribution.
+
+    Of K classes max(2000, 25 K) images are predicted, or the whole pool where it holds fewer: with 25 images of a class
+    its count is within 40 % of what it should be in 19 of 20 cases.
+    """
     pools = material.pools
     if not pools.unlabeled:
         return None
-    order = torch.randperm(len(pools.unlabeled), generator=torch.Generator().manual_seed(seed))[:POOL_SAMPLE]
+    n = max(POOL_SAMPLE, POOL_SAMPLE_PER_CLASS * len(pools.card.classes))
+    order = torch.randperm(len(pools.unlabeled), generator=torch.Generator().manual_seed(seed))[:n]
     rows = [pools.unlabeled[int(i)] for i in order]
     predicted = predict_probs(network, pools.pixels.read, rows, pools.device).argmax(1)
     truth = material.truth.cpu()[order]

@@ -1,0 +1,1 @@
+"""Where a network looks and what its layers make of an image: pure functions on tensors."""
