@@ -84,9 +84,12 @@ def test_python_blocks_run_in_their_order(page: Path, tmp_path: Path, monkeypatc
 
 def test_there_are_blocks_and_commands_to_test() -> None:
     """Else the tests above and below would pass by finding nothing."""
-    assert [name_of(page) for page in WITH_PYTHON] == ["README.md", "docs/data.md", "docs/models.md", "docs/views.md"]
+    with_python = ["README.md", *(f"docs/{name}.md" for name in ("data", "explain", "models", "views"))]
+    assert [name_of(page) for page in WITH_PYTHON] == with_python
     assert "README.md" in [name_of(page) for page in WITH_COMMANDS]
-    assert {words[0] for words in commands(ROOT / "README.md")} == {"doctor", "fit", "predict"}
+    assert {words[0] for words in commands(ROOT / "README.md")} == {
+        *("doctor", "fit", "predict", "pretrain", "probe", "ask", "explain")
+    }
     assert len(mentions(ROOT / "README.md")) >= 3
 
 
@@ -95,7 +98,7 @@ def test_commands_parse(page: Path) -> None:
     import typer.main
 
     from eke.cli import app
-    from eke.tasks.options import resolve
+    from eke.tasks.options import resolve, resolve_pretrain
 
     group = typer.main.get_command(app)
     top = group.make_context("eke", [], resilient_parsing=True)
@@ -103,9 +106,9 @@ def test_commands_parse(page: Path) -> None:
         command = group.get_command(top, name)
         assert command is not None, f"no command {name!r}"
         given = command.make_context(name, words, parent=top).params
-        if name == "fit":
+        if name in ("fit", "pretrain"):
             flags = {"source": given["data"], "budget": given["budget"], "model": {"name": given["model"]}}
-            resolve(given["method"], flags, given["assignments"] or [])
+            (resolve if name == "fit" else resolve_pretrain)(given["method"], flags, given["assignments"] or [])
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if mentions(page)], ids=name_of)
@@ -128,10 +131,13 @@ def test_commands_in_the_text_exist_with_their_options(page: Path) -> None:
 def test_options_in_the_text_exist(page: Path) -> None:
     """Everything between backticks that looks like section.name, where the section is one of a run's options."""
     from eke.methods import METHODS
-    from eke.tasks.options import FitOptions
+    from eke.tasks.options import FitOptions, PretrainOptions
 
-    fields = {name: field.annotation for name, field in FitOptions.model_fields.items()}
-    sections = {name: set(kind.model_fields) for name, kind in fields.items() if hasattr(kind, "model_fields")}
+    sections: dict[str, set[str]] = {}
+    for options in (FitOptions, PretrainOptions):
+        for name, field in options.model_fields.items():
+            sections.setdefault(name, set()).update(getattr(field.annotation, "model_fields", ()))
+    sections = {name: known for name, known in sections.items() if known}
     own = METHODS.get(page.stem)
     sections["method"] = (
         set(own.Config.model_fields) if own else {n for m in METHODS.values() for n in m.Config.model_fields}

@@ -265,7 +265,7 @@ def explain(
     layers: Annotated[
         list[str] | None, typer.Option("--layer", help="Layer by name; repeatable. By default four, early to late.")
     ] = None,
-    n: Annotated[int, typer.Option("--n", help="How many images, from the first.")] = 8,
+    n: Annotated[int, typer.Option("--n", help="How many images, spread evenly over the source.")] = 8,
     out: Annotated[Path, typer.Option("--out", help="Folder for sheets and raw maps.")] = Path("explained"),
     as_json: AsJson = False,
 ) -> None:
@@ -340,7 +340,7 @@ def compare(
 def reproduce(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="comatch-table2, label-request or unseen-classes.")],
     scale: Annotated[
-        str, typer.Option("--scale", help="smoke = a minute on digits; cpu = up to two hours on 2 cores; paper.")
+        str, typer.Option("--scale", help="smoke = a minute on digits; cpu = under an hour, on MNIST; paper.")
     ] = "smoke",
     data: Annotated[
         Path | None,
@@ -348,26 +348,29 @@ def reproduce(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the runs and the page.")] = Path("reproduced"),
     seeds: Annotated[int | None, typer.Option("--seeds", help="How many seeds; by default the scale's.")] = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Print what would be run, and run nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a published table's cells at a scale that fits, and judge each of its claims by its interval.
 
     Finished cells are kept: the same command goes on after a kill, and several may work side by side.
     """
-    from eke.tables import TABLES
-    from eke.tasks.grid import render
-    from eke.tasks.grid import reproduce as run_reproduce
+    from eke.tables.reproduce import plan, render
+    from eke.tables.reproduce import reproduce as run_reproduce
 
-    done = run_reproduce(TABLES, table, scale, data, out, seeds, _progress())
+    if only_plan:
+        print(plan(table, scale, data, out, seeds))
+        return
+    done = run_reproduce(table, scale, data, out, seeds, _progress())
     _print_json(done) if as_json else print(render(done))
 
 
 @app.command(short_help="Write a run's report anew.")
 def report(run: Run, as_json: AsJson = False) -> None:
     """Write a run's report.html anew from its folder."""
-    from eke.tasks.report import write_report
+    from eke.tasks.pretrain_report import write_report_of
 
-    path = write_report(run, _progress())
+    path = write_report_of(run, _progress())
     _print_json({"report": str(path)}) if as_json else print(f"Wrote {path}.")
 
 

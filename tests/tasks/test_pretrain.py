@@ -111,6 +111,17 @@ def test_images_without_any_label_are_enough(tmp_path: Path) -> None:
     assert any("No label is used" in note for note in results["notes"])
 
 
+def test_test_images_need_no_classes_in_common_with_images_that_have_none(tmp_path: Path) -> None:
+    digits = load_digits()
+    images = digits.images.astype(np.uint8) * 15
+    np.savez(tmp_path / "pool.npz", images=images[:500])
+    np.savez(tmp_path / "test.npz", images=images[450:600], labels=digits.target[450:600])
+    flags = {"source": str(tmp_path / "pool.npz"), "test": str(tmp_path / "test.npz"), "data": {}, "steps": 1}
+    pretrain(options_for(**flags), tmp_path / "run")
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert (len(split["unlabeled"]), len(split["dropped"])) == (450, 50)
+
+
 def test_test_images_are_never_pretrained_on(pretrained: Path) -> None:
     split = json.loads((pretrained / "split.json").read_text())
     assert split["test"]

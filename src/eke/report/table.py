@@ -156,12 +156,13 @@ def _section(section: TableSection) -> list[Block]:
         [Cell(row.name, row.note), *(_figure(row.figures.get(column)) for column in section.columns)]
         for row in section.rows
     ]
+    published = any(figure.paper is not None for row in section.rows for figure in row.figures.values())
     spent: list[list[Cell | str]] = [[row.name, *_spent(row.spent)] for row in section.rows]
     blocks: list[Block] = [
         Text(section.text),
-        Table("Paper / ours", ["", *section.columns], rows),
+        Table("Paper / ours" if published else "Figures", ["", *section.columns], rows),
         Text(READING),
-        Table(f"What {section.columns[0]} took, mean over seeds", ["", *SPENT_COLUMNS], spent),
+        Table("What a row took, mean over seeds", ["", *SPENT_COLUMNS], spent),
     ]
     first = section.columns[0]
     shown = [(row.name, row.figures[first]) for row in section.rows if first in row.figures]
@@ -175,7 +176,7 @@ def _figure(figure: TableFigure | None) -> Cell:
     if figure is None:
         return Cell(_DASH)
     n = f"n = {len(figure.per_seed)}"
-    return Cell(figure_text(figure), f"{_ends(figure)}, {n}" if _ends(figure) else n)
+    return Cell(figure_text(figure), f"{_ends(figure)}\n{n}" if _ends(figure) else n)
 
 
 def figure_text(figure: TableFigure) -> str:

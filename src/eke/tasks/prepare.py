@@ -91,7 +91,9 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
     images = opened(options.source, options.labels)
     if options.data.val_source:
         images = with_validation(images, with_classes(opened(options.data.val_source), images.classes))
-    tests = with_classes(opened(options.test), images.classes) if options.test else None
+    tests = opened(options.test) if options.test else None
+    if tests is not None and (images.classes or learns_classes(options)):
+        tests = with_classes(tests, images.classes)
     split = divide(images, tests, options)  # refuses before anything is decoded
 
     size, channels = working_form(images, options.data)
@@ -119,7 +121,7 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
     )
     test: Part | None = None
     problems = [vars(problem) for problem in images.problems] + cache_problems(cache)
-    if tests is not None:
+    if tests is not None and split.test:
         test, test_problems = _test_part(tests, split, card, device, progress)
         problems += test_problems
     elif split.test:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from eke.tasks.pretrain_report import write_pretrain_report
 
 from eke import collectives
 from eke.config import fingerprint
@@ -22,6 +21,7 @@ from eke.tasks.budget import calibrate
 from eke.tasks.fit import DEFAULT_BUDGET, claim, default_folder
 from eke.tasks.options import PretrainOptions
 from eke.tasks.prepare import Material, prepare
+from eke.tasks.pretrain_report import write_pretrain_report
 from eke.tasks.train import due, run_and_save
 
 POOL_SAMPLE = 2000

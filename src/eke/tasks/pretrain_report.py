@@ -1,13 +1,14 @@
 """Gather what a pretraining run's page shows from its folder and its images, and write report.html."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 from eke.config import parse
 from eke.engine.journal import RunFolder
 from eke.engine.processes import choose_device
+from eke.methods import METHODS
+from eke.methods.contract import is_self_supervised
 from eke.progress import Progress, silent
 from eke.report.content import Figures, Problem
 from eke.report.page import write_page
@@ -16,7 +17,7 @@ from eke.tasks.measure import METRICS
 from eke.tasks.options import PretrainOptions
 from eke.tasks.prepare import Material, prepare
 from eke.tasks.probe import PROBES
-from eke.tasks.report import _curve as curve_of, _environment as environment_of, interval, _view_sheet as view_sheet
+from eke.tasks.report import curve_of, environment_of, interval, repeat_command, view_sheet, write_report
 
 _NOT_LOSSES = {"step", "learning_rate", "steps_per_second", "images_per_second"}
 
@@ -45,7 +46,7 @@ def write_pretrain_report(run: Path, progress: Progress = silent, material: Mate
 
     report = PretrainReport(
         title=f"{results['method']} on {options.source}",
-        command=shlex.join(["eke", "pretrain", options.source, "--config", str(folder.config), "--out", "ANOTHER-FOLDER"]),
+        command=repeat_command("pretrain", options, run),
         method=results["method"],
         model=results["model"],
         n_images=results["n_unlabeled"],
@@ -65,15 +66,22 @@ def write_pretrain_report(run: Path, progress: Progress = silent, material: Mate
     return folder.report
 
 
+def write_report_of(run: Path, progress: Progress = silent) -> Path:
+    """Write the report of a finished run, fitted or pretrained, and return its path."""
+    folder = RunFolder(run)
+    pretrained = is_self_supervised(METHODS[folder.read(folder.results)["method"]])
+    return (write_pretrain_report if pretrained else write_report)(run, progress)
+
+
 def _probed(folder: RunFolder) -> dict[str, Any]:
     """Return the figures of `eke probe`, where it has been run with its own folder as --out."""
     file = folder.path / "probe" / "probe.json"
     if not file.exists():
         return {}
     probed = json.loads(file.read_text(encoding="utf-8"))
-    rows = [
-        Figures(f"{PROBES[kind]}, {weights}", *(interval(figures[weights][metric]) for metric in METRICS))
-        for kind, figures in probed["probes"].items()
-        for weights in ("trained", "untrained")
-    ]
+    rows = []
+    for kind, figures in probed["probes"].items():
+        for weights in ("trained", "untrained"):
+            accuracy, macro_f1, error = (interval(figures[weights][metric]) for metric in METRICS)
+            rows.append(Figures(f"{PROBES[kind]}, {weights}", accuracy, macro_f1, error))
     return {"probes": rows, "measured": f"{probed['n']:,} {probed['part']} images"}

@@ -43,7 +43,7 @@ from eke.report.run import run_page
 from eke.tasks.assemble import make_stream
 from eke.tasks.explain import N_CHANNELS, activations, default_layers
 from eke.tasks.measure import METRICS
-from eke.tasks.options import FitOptions, TrainingOptions
+from eke.tasks.options import FitOptions, RunOptions, TrainingOptions
 from eke.tasks.prepare import Material, prepare
 
 N_MISTAKES = 24
@@ -74,13 +74,13 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
     split: Literal["test", "validation"] = "test" if "test" in results["evaluations"] else "validation"
     evaluated = results["evaluations"].get(split)
     baseline = results.get("baseline")
-    names, views = _view_sheet(options, material)
+    names, views = view_sheet(options, material)
     lines = {results["method"]: folder.lines()}
     if baseline:
         lines[f"{baseline['method']} (baseline)"] = RunFolder(Path(baseline["run"])).lines()
     report = RunReport(
         title=f"{results['method']} on {options.source}",
-        command=fit_command(options, run),
+        command=repeat_command("fit", options, run),
         method=results["method"],
         model=results["model"],
         classes=results["classes"],
@@ -95,7 +95,7 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
         pool=_pool_predictions(results["pool"]),
         view_names=names,
         views=views,
-        environment=_environment(folder, results),
+        environment=environment_of(folder, results),
         problems=[Problem(p["path"], f"{p['kind']}: {p['detail']}", p["remedy"]) for p in results["problems"]],
         notes=_notes(results),
     )
@@ -109,9 +109,9 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
 _EQUAL = "same labels, labeled views, labeled batch, optimizer and steps"
 
 
-def fit_command(options: FitOptions, run: Path) -> str:
-    """Return the command that repeats a run: its config.json holds every option."""
-    return shlex.join(["eke", "fit", options.source, "--config", str(run / "config.json"), "--out", "ANOTHER-FOLDER"])
+def repeat_command(command: str, options: RunOptions, run: Path) -> str:
+    """Return the command line that repeats a run of `eke fit` or `eke pretrain`: its config.json holds every option."""
+    return shlex.join(["eke", command, options.source, "--config", str(run / "config.json"), "--out", "ANOTHER-FOLDER"])
 
 
 def figures_of(name: str, results: dict[str, Any], split: str, note: str = "") -> Figures:
@@ -145,15 +145,15 @@ def _differences(results: dict[str, Any], split: str) -> Iterator[Differences]:
 
 def curves_of(lines: dict[str, list[dict[str, Any]]]) -> list[CurveChart]:
     """Make the charts of several journals: validation accuracy and loss."""
-    accuracy = [_curve(name, rows, "accuracy", lambda row: "evaluation" in row) for name, rows in lines.items()]
-    loss = [_curve(name, rows, "loss", lambda row: "loss" in row) for name, rows in lines.items()]
+    accuracy = [curve_of(name, rows, "accuracy", lambda row: "evaluation" in row) for name, rows in lines.items()]
+    loss = [curve_of(name, rows, "loss", lambda row: "loss" in row) for name, rows in lines.items()]
     return [
         CurveChart("Validation accuracy", accuracy, rate=True),
         CurveChart("Training loss", loss),
     ]
 
 
-def _curve(name: str, rows: list[dict[str, Any]], key: str, wanted: Any) -> Curve:
+def curve_of(name: str, rows: list[dict[str, Any]], key: str, wanted: Any) -> Curve:
     kept = [row for row in rows if wanted(row)]
     return Curve(name, [row["step"] for row in kept], [_nan(row[key]) for row in kept])
 
@@ -177,7 +177,7 @@ def _pool_predictions(pool: dict[str, Any] | None) -> PoolPredictions | None:
     return PoolPredictions(np.array(pool["predicted"]), np.array(pool["labeled"])) if pool else None
 
 
-def _view_sheet(options: TrainingOptions, material: Material) -> tuple[list[str], list[ViewRow]]:
+def view_sheet(options: TrainingOptions, material: Material) -> tuple[list[str], list[ViewRow]]:
     """Show the first images of a batch as step 0 made them: original, then each view."""
     pools = material.pools
     batch = make_stream(options, pools).batch(0)
@@ -289,7 +289,7 @@ def _layer_report(network: Network, shown: Evaluated) -> LayerReport | None:
     )
 
 
-def _environment(folder: RunFolder, results: dict[str, Any]) -> dict[str, str]:
+def environment_of(folder: RunFolder, results: dict[str, Any]) -> dict[str, str]:
     environment = {name: str(value) for name, value in folder.read(folder.environment).items() if value is not None}
     return {**environment, "seed": str(results["seed"]), "steps": f"{results['steps']:,}"}
 
