@@ -211,6 +211,55 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert list(Path.cwd().iterdir()) == [], "no run folder is left behind"
 
 
+def digits_of(tmp_path: Path, n: int) -> Path:
+    """Write n real digits, five of each class labeled."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    labels = np.full(n, -1)
+    for label in range(10):
+        labels[np.flatnonzero(digits.target[:n] == label)[:5]] = label
+    np.savez(tmp_path / "digits.npz", images=digits.images[:n].astype(np.uint8) * 15, labels=labels)
+    return tmp_path / "digits.npz"
+
+
+def test_a_memory_below_the_batch_is_refused(eke: Callable[..., Done], tmp_path: Path) -> None:
+    done = eke("fit", digits_of(tmp_path, 200), "--method", "comatch", *FAST, "--set", "method.memory_size=7")
+    assert done.code == 2
+    assert "method.memory_size = 7 is less than the 8 rows" in done.refusal()
+
+
+def test_a_memory_above_the_pool_and_a_batch_above_it_are_allowed(eke: Callable[..., Done], tmp_path: Path) -> None:
+    words = ("--method", "comatch", *FAST[:-1], "batch.mu=60", "--set", "method.memory_size=2000", "--json")
+    results = eke("fit", digits_of(tmp_path, 200), *words).results
+    assert results["n_unlabeled"] < 4 * 60 < 2000
+
+
+def test_pretraining_on_fewer_images_than_a_batch_is_refused(eke: Callable[..., Done], tmp_path: Path) -> None:
+    done = eke("pretrain", digits_of(tmp_path, 200), "--method", "simclr", "--steps", "1", "--model", "small")
+    assert done.code == 2
+    assert "batch.size = 512 is more than the" in done.refusal()
+    assert "Set batch.size=" in done.refusal()
+
+
+def test_asking_a_run_without_a_class_head_is_refused(eke: Callable[..., Done], tmp_path: Path) -> None:
+    words = ("--method", "autoencoder", "--steps", "1", "--model", "small", "--set", "batch.size=8", "--out", "run")
+    assert eke("pretrain", digits_of(tmp_path, 200), *words).code == 0
+    done = eke("ask", "run", tmp_path / "digits.npz", "--n", "3")
+    assert done.code == 2
+    assert "trained without labels" in done.refusal()
+    assert "eke fit" in done.refusal()
+
+
+def test_an_unknown_table_and_a_paper_scale_without_images(eke: Callable[..., Done]) -> None:
+    done = eke("reproduce", "comatch-table")
+    assert done.code == 2
+    assert "Did you mean 'comatch-table2'" in done.refusal()
+    done = eke("reproduce", "comatch-table2", "--scale", "paper")
+    assert done.code == 2
+    assert "--data FOLDER" in done.refusal()
+
+
 def test_only_bad_images_are_refused(eke: Callable[..., Done], tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         for place in range(3):

@@ -29,7 +29,7 @@ class PretrainReport:
     images: int | None = None
     """Images that went through the network, all views counted."""
     losses: Sequence[Curve] = ()
-    """The loss and its terms over steps."""
+    """The loss and its terms over steps; each gets a chart of its own, since their scales differ."""
     embedding_std: Curve | None = None
     """Spread of the embeddings over steps, in [0, 1]; see `eke.metrics.representation.embedding_std`."""
     effective_rank: Curve | None = None
@@ -66,7 +66,7 @@ def pretrain_page(report: PretrainReport) -> Page:
         sections=[
             Section("Probes", _probes(report)),
             Section("Representation", _representation(report)),
-            Section("Learning curves", curve_charts([CurveChart("Training loss", report.losses)])),
+            Section("Learning curves", curve_charts([CurveChart(each.name, [each]) for each in report.losses])),
             Section("What the network sees", view_sheet(report.view_names, report.views)),
             Section("Set aside", problem_table(report.problems)),
             Section("How to repeat this", how_to_repeat(report.command, report.environment)),

@@ -12,6 +12,7 @@ from eke.engine.journal import RunFolder, describe_environment
 from eke.engine.model_files import save_model
 from eke.engine.predict import embed
 from eke.engine.processes import choose_device, processes
+from eke.errors import ConfigError
 from eke.files import write_json
 from eke.metrics.representation import effective_rank, embedding_std, knn_probs
 from eke.models.backbones import resolve_name
@@ -58,6 +59,7 @@ def pretrain(
         folder = RunFolder(out or default_folder(options))
         options = collectives.from_first(lambda: claim(folder, options, resume))
         material = prepare(options, device, show)
+        require_a_batch(options, len(material.pools.unlabeled))
         if options.steps is None:
             options = options.model_copy(update={"steps": calibrate(options, material, started, show)})
         identity = fingerprint(options.model_dump(mode="json"))
@@ -67,6 +69,15 @@ def pretrain(
         report = write_pretrain_report(folder.path, show, material)
         results: dict[str, Any] = folder.read(folder.results)
         return {**results, "run": str(folder.path), "report": str(report)}
+
+
+def require_a_batch(options: PretrainOptions, n_images: int) -> None:
+    """Refuse a batch larger than the pool: an image would be in it twice and be told apart from itself."""
+    if options.batch.size > n_images:
+        raise ConfigError(
+            f"batch.size = {options.batch.size} is more than the {n_images} images of {options.source}. "
+            f"Set batch.size={n_images} or less, or give more images."
+        )
 
 
 def train_without_labels(
