@@ -28,6 +28,12 @@ def test_warmup_rises_linearly_and_the_schedule_starts_after_it() -> None:
     assert learning_rate(60, options, 110) == pytest.approx(0.5)
 
 
+def test_warmup_takes_at_most_a_tenth_of_a_short_run() -> None:
+    options = OptimOptions(lr=1.0, warmup_steps=100, schedule="constant")
+    assert [learning_rate(s, options, 40) for s in (0, 1, 3, 4, 39)] == pytest.approx([0.25, 0.5, 1.0, 1.0, 1.0])
+    assert learning_rate(0, options, 5) == 1.0
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
 def test_only_kernels_are_decayed_and_frozen_weights_are_left_out(name: str) -> None:
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))

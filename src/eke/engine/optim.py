@@ -27,7 +27,7 @@ class OptimOptions(Options):
     schedule: Literal["cosine-7/16", "half-cosine", "constant"] = "cosine-7/16"
     """cosine-7/16: lr cos(7 pi t / 16 T), FixMatch; half-cosine: lr (1 + cos(pi t / T)) / 2."""
     warmup_steps: int = Field(0, ge=0)
-    """Steps over which the rate first rises linearly from lr / warmup_steps."""
+    """Steps over which the rate first rises linearly from lr / warmup_steps; at most a tenth of the run."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
     """Decay of the averaged weights that are evaluated and saved; 0 evaluates the live weights."""
 
@@ -37,9 +37,10 @@ def learning_rate(step: int, options: OptimOptions, total_steps: int) -> float:
 
     Source: FixMatch (arXiv:2001.07685, section 2.4) for 7/16; SGDR (arXiv:1608.03983, eq. 5) for half-cosine.
     """
-    if step < options.warmup_steps:
-        return options.lr * (step + 1) / options.warmup_steps
-    progress = (step - options.warmup_steps) / max(1, total_steps - options.warmup_steps)
+    warmup_steps = min(options.warmup_steps, total_steps // 10)
+    if step < warmup_steps:
+        return options.lr * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     factors: dict[str, Callable[[], float]] = {
         "cosine-7/16": lambda: math.cos(7 * math.pi * progress / 16),
         "half-cosine": lambda: (1 + math.cos(math.pi * progress)) / 2,
