@@ -35,8 +35,9 @@ def crops(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             photo = np.asarray(Image.open(io.BytesIO(file.read(name))).convert("RGB"))
             pad = [(0, max(0, SIDE - side)) for side in photo.shape[:2]]
             photo = np.pad(photo, [*pad, (0, 0)], mode="reflect")
-            for place in range(CROPS):
-                top, left = (draw.integers(side - SIDE + 1) for side in photo.shape[:2])
+            rows, columns = (side - SIDE + 1 for side in photo.shape[:2])
+            corners = draw.choice(rows * columns, CROPS, replace=False)  # equal crops would be one image
+            for place, (top, left) in enumerate(zip(*np.unravel_index(corners, (rows, columns)), strict=True)):
                 part = "test" if place == CROPS - 1 else "train"
                 parts[f"x_{part}"].append(photo[top : top + SIDE, left : left + SIDE])
                 parts[f"y_{part}"].append(label if place in (0, CROPS - 1) else -1)

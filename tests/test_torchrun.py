@@ -151,7 +151,7 @@ def test_a_budget_becomes_the_same_steps_on_both(root: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "assignments", "message"),
     [
-        (("--steps", "3"), ("batch.labeled=9",), "batch.labeled = 9 cannot be shared evenly by 2 processes"),
+        (("--steps", "3"), ("batch.labeled=9",), "9 labeled images per step cannot be shared evenly by 2 processes"),
         (("--steps", "3"), ("compute.device=quantum",), "compute.device = 'quantum' cannot be used"),
     ],
 )
