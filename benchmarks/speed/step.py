@@ -1,7 +1,8 @@
 """Where the time of a training step goes: making the batch, the network, the optimizer, everything else.
 
     python benchmarks/speed/step.py --model wrn-28-2 --labeled 16 --mu 7
-    python benchmarks/speed/step.py --device cuda --labeled 64 --mu 7 --precision bfloat16 --channels-last --compile
+    python benchmarks/speed/step.py --device cuda --labeled 64 --mu 7 --steps 64 --warmup 16 --precision bfloat16 \\
+        --channels-last
 
 Runs `eke.engine.loop.run_steps` itself on resident random pixels (32 x 32, 50,000 images: speed does not depend on
 what they show) and times the phases by wrapping the objects that the loop calls. On an accelerator each phase ends

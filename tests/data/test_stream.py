@@ -16,7 +16,7 @@ FIXMATCH = ViewPlan({"weak": "weak"}, {"weak": "weak", "strong": "randaugment/go
 PLAIN = ViewPlan({"weak": "none"}, {"weak": "none"})
 
 
-def make_stream(plan=FIXMATCH, n_labeled=10, n_unlabeled=50, batch_size=4, mu=2, seed=0):
+def make_stream(plan=FIXMATCH, n_labeled=10, n_unlabeled=50, batch_size=4, mu=2, seed=0, device=CPU):
     """Rows below n_labeled are labeled, and rows from 5 on unlabeled: the pools overlap."""
     pixels = torch.randint(
         0, 256, (5 + n_unlabeled + n_labeled, 3, 8, 10), dtype=torch.uint8, generator=torch.Generator()
@@ -33,7 +33,7 @@ def make_stream(plan=FIXMATCH, n_labeled=10, n_unlabeled=50, batch_size=4, mu=2,
         n_labeled=batch_size,
         n_unlabeled=mu * batch_size,
         seed=seed,
-        device=CPU,
+        device=device,
     )
 
 
@@ -87,6 +87,50 @@ def test_resumed_run_sees_the_rest_of_the_uninterrupted_one():
     resumed = make_stream()
     for step in range(8, 12):
         assert_equal(whole[step], resumed.batch(step))
+
+
+@pytest.mark.parametrize(("n_at_once", "n_labeled"), [(3, 10), (16, 3)])
+def test_views_of_several_steps_made_at_once_are_those_of_single_steps(n_at_once, n_labeled):
+    """An accelerator makes them so; rounds may begin anywhere, as after a resume."""
+    stream = make_stream(n_labeled=n_labeled)
+    stream.n_at_once = n_at_once
+    for step in (0, 1, 2, 3, 9, 8, 8):
+        assert_equal(make_stream(n_labeled=n_labeled).batch(step), stream.batch(step))
+
+
+def test_slices_of_several_steps_made_at_once(monkeypatch):
+    monkeypatch.setattr(collectives, "world_size", lambda: 2)
+    monkeypatch.setattr(collectives, "rank", lambda: 1)
+    stream = make_stream()
+    stream.n_at_once = 4
+    for step in range(5):
+        assert_equal(make_stream().batch(step), stream.batch(step))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("side", "n_at_once"), [(32, 16), (384, 1), (96, 13)])
+def test_an_accelerator_makes_as_many_steps_at_once_as_fit(side, n_at_once):
+    stream = Stream(
+        ResidentPixels(torch.zeros(4, 3, side, side, dtype=torch.uint8)),
+        *(range(4), [0, 1, 0, 1], range(4), FIXMATCH),
+        n_labeled=16, n_unlabeled=80, seed=0, device=torch.device("cuda"),
+    )  # fmt: skip
+    assert stream.n_at_once == n_at_once
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_accelerator_is_not_waited_for():
+    stream = make_stream(device=torch.device("cuda"))
+    stream.batch(0)  # tables that are made once
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batch = stream.batch(100)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(batch.u["strong"].pixels.cpu(), make_stream().batch(100).u["strong"].pixels)
 
 
 def test_seeds_and_steps_give_different_batches():

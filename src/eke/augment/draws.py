@@ -1,5 +1,6 @@
 """What is drawn for a batch before any pixel is read: numbers on the CPU, for the global batch."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -61,14 +62,25 @@ def take(draws: Draws, start: int, stop: int) -> Draws:
     return Draws(*(part[start:stop] for part in draws))
 
 
+def join(parts: Sequence[Draws]) -> Draws:
+    """Put the draws of several batches one after the other."""
+    return Draws(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU to a device without waiting for it: an accelerator reads from pinned memory."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 def to(draws: Draws, device: torch.device | str) -> Draws:
-    """Send what the device needs in one transfer, without waiting for it; `ops` stays on the CPU."""
-    if draws.levels.device == torch.device(device):
+    """Send what the device needs in one transfer; `ops` stays on the CPU."""
+    device = torch.device(device)
+    if draws.levels.device == device:
         return draws
     sent = [draws.box, draws.flip[:, None], draws.levels, draws.matrices.flatten(1), draws.hole]
     widths = [part.shape[1] for part in sent]
     # float64 holds every one of these numbers exactly
-    table = torch.cat([part.double() for part in sent], 1).to(device, non_blocking=True)
+    table = send(torch.cat([part.double() for part in sent], 1), device)
     box, flip, levels, matrices, hole = table.split(widths, 1)
     return Draws(box.long(), flip[:, 0].bool(), draws.ops, levels, matrices.reshape(draws.matrices.shape), hole.long())
 

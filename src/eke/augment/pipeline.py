@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eke.augment import photometric
-from eke.augment.draws import GEOMETRIC, SLIDING, Draws, Op, to
+from eke.augment.draws import GEOMETRIC, SLIDING, Draws, Op, send, to
 from eke.augment.geometry import Geometry, Interpolation, View, chain
 from eke.augment.resample import cut_matrix, paint, rectangle, resize_crop, shift, slide, transform
 
@@ -68,7 +68,7 @@ def make_views(
     paints = torch.tensor((border_fill, hole_fill or border_fill), dtype=torch.uint8)[:, :, None, None]
     if images.shape[1] == 1:
         paints = photometric.grayscale(paints)[:, :1]
-    paints = paints.flatten(1).to(images.device, non_blocking=True)
+    paints = send(paints.flatten(1), images.device)
 
     done = torch.empty_like(images, memory_format=torch.contiguous_format)
     valid = torch.empty(len(images), height, width, dtype=torch.bool, device=images.device)
@@ -110,7 +110,7 @@ def _blocks(images: Tensor, n: int) -> list[slice]:
 def _apply_photometric(images: Tensor, ops: Tensor, levels: Tensor) -> None:
     """Run one photometric operation, in place, on each row that has one."""
     counts = torch.bincount(ops, minlength=len(Op)).tolist()
-    order = ops.argsort(stable=True).to(images.device, non_blocking=True)
+    order = send(ops.argsort(stable=True), images.device)
     start = sum(counts[: GEOMETRIC.stop])
     for op, operation in PHOTOMETRIC.items():
         for block in _blocks(images, counts[op]):
@@ -134,7 +134,7 @@ def _apply_geometric(
     # the slots of each row in their order, at the end
     chosen, slots = mine[moved].sort(dim=1, stable=True)
     chosen, slots = chosen[:, -depths[0] :], slots[:, -depths[0] :]
-    rows, slots, chosen = (part.to(images.device, non_blocking=True) for part in (moved, slots, chosen))
+    rows, slots, chosen = (send(part, images.device) for part in (moved, slots, chosen))
     stages = draws.matrices[rows[:, None], slots]
     neutral = torch.eye(2, 3, dtype=stages.dtype, device=images.device)
     stages = torch.where(chosen[:, :, None, None], stages, neutral)

@@ -5,6 +5,7 @@ contiguous slice. Each draw has a generator of its own, named after the view, so
 more sees the same other views.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -13,12 +14,16 @@ import torch
 from torch import Tensor
 
 from eke import collectives
-from eke.augment.draws import take
+from eke.augment.draws import join, send, take
 from eke.augment.geometry import View
 from eke.augment.presets import PRESETS, Preset
 from eke.data.cache import Pixels
 from eke.errors import ConfigError, DataError, did_you_mean
 from eke.randomness import rng
+
+STEPS_AT_ONCE, VALUES_AT_ONCE = 16, 2**26
+"""An accelerator makes the views of so many steps in one go, fewer where they would hold more values. Launching the
+many small operations of a view costs it more than their work on one small batch."""
 
 
 class ViewPlan(NamedTuple):
@@ -105,28 +110,46 @@ class Stream:
                     f"{size} {kind} images per step cannot be shared evenly by {n_processes} processes. "
                     "Choose a multiple of their number (batch.labeled; in pretraining batch.size)."
                 )
+        n_views = n_labeled * len(self._x_presets) + n_unlabeled * len(self._u_presets)
+        affordable = VALUES_AT_ONCE // (n_views // n_processes * math.prod(pixels.shape) or 1)
+        self.n_at_once = 1 if device.type == "cpu" else max(1, min(STEPS_AT_ONCE, affordable))
+        self._made: dict[int, Batch] = {}
 
     def batch(self, step: int) -> Batch:
         """Make this process's slice of the global batch of `step` (0-based), whatever was asked before."""
-        x_index, x = self._side("x", self._labeled, self._x_presets, self.n_labeled, step)
-        u_index, u = self._side("u", self._unlabeled, self._u_presets, self.n_unlabeled, step)
-        y = self._labels[x_index]
-        return Batch(x, self._move(y), u, self._move(x_index), self._move(u_index), step)
+        if step not in self._made:
+            self._made = self._make(range(step, step + self.n_at_once))
+        return self._made.pop(step)
+
+    def _make(self, steps: range) -> dict[int, Batch]:
+        x_index, x = self._side("x", self._labeled, self._x_presets, self.n_labeled, steps)
+        u_index, u = self._side("u", self._unlabeled, self._u_presets, self.n_unlabeled, steps)
+        of_steps = (send(part, self.device).unbind() for part in (self._labels[x_index], x_index, u_index))
+        parts = zip(steps, x, u, *of_steps, strict=True)
+        return {step: Batch(x, y, u, x_index, u_index, step) for step, x, u, y, x_index, u_index in parts}
 
     def _side(
-        self, side: str, rows: Tensor, presets: dict[str, Preset], size: int, step: int
-    ) -> tuple[Tensor, dict[str, View]]:
-        """Draw `size` positions of a pool for the global batch and make this process's views of them, if any."""
+        self, side: str, rows: Tensor, presets: dict[str, Preset], size: int, steps: range
+    ) -> tuple[Tensor, list[dict[str, View]]]:
+        """Draw `size` positions of a pool for the global batch of each step, and make this process's views of them.
+
+        Returns:
+            (steps, n) int64 positions of this process, and for each step its views by name; without presets none.
+        """
         if not presets:
-            return torch.empty(0, dtype=torch.int64), {}
-        index = collectives.local_slice(self._positions(side, len(rows), step * size, size))
-        images = self._read(rows[index])
+            return torch.empty(len(steps), 0, dtype=torch.int64), [{} for _ in steps]
+        index = torch.stack(
+            [collectives.local_slice(self._positions(side, len(rows), step * size, size)) for step in steps]
+        )
+        images = self._read(rows[index.flatten()])
         source_size, channels = (images.shape[2], images.shape[3]), images.shape[1]
-        start = collectives.rank() * len(index)
-        views = {}
+        start = collectives.rank() * index.shape[1]
+        views: list[dict[str, View]] = [{} for _ in steps]
         for name, preset in presets.items():
-            draws = preset.draw(size, channels, source_size, rng(self.seed, step, f"{side}_{name}"))
-            views[name] = preset.apply(images, take(draws, start, start + len(index)))
+            draws = (preset.draw(size, channels, source_size, rng(self.seed, step, f"{side}_{name}")) for step in steps)
+            made = preset.apply(images, join([take(each, start, start + index.shape[1]) for each in draws]))
+            for place, view in zip(views, made.chunk(len(steps)), strict=True):
+                place[name] = view
         return index, views
 
     def _positions(self, side: str, n: int, first: int, count: int) -> Tensor:
@@ -144,9 +167,6 @@ class Stream:
             return self._pixels.read(rows).to(self.device)
         pinned = torch.empty((len(rows), *self._pixels.shape), dtype=torch.uint8, pin_memory=True)
         return self._pixels.read(rows, out=pinned).to(self.device, non_blocking=True)
-
-    def _move(self, x: Tensor) -> Tensor:
-        return x.to(self.device, non_blocking=True)
 
 
 def _presets(views: Mapping[str, str]) -> dict[str, Preset]:

@@ -1,5 +1,6 @@
 """From a time budget to a number of steps; from then on the run is a function of steps."""
 
+import math
 import time
 
 import torch
@@ -43,8 +44,10 @@ def calibrate(options: TrainingOptions, material: Material, started: float, prog
 
 
 def _seconds_per_step(options: TrainingOptions, material: Material) -> float:
-    n_warm, n_timed = 2, 5
-    reports = training_steps(assemble(options, material.pools), options)
+    assembly = assemble(options, material.pools)
+    # whole rounds of the stream, which makes the views of several steps at once on an accelerator
+    n_warm, n_timed = (math.ceil(n / assembly.stream.n_at_once) * assembly.stream.n_at_once for n in (2, 5))
+    reports = training_steps(assembly, options)
     for _ in range(n_warm):
         next(reports)
     _wait(material.pools.device)
