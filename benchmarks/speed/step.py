@@ -98,6 +98,7 @@ def main():
         seed=0,
         device=device,
     )
+    images_per_step = given.labeled * (len(kind.views.labeled) + given.mu * len(kind.views.unlabeled))
     options = OptimOptions()
     optimizer, average = make_optimizer(method, options), Ema(network, options.ema_decay).to(device)
 
@@ -142,7 +143,7 @@ def main():
         "ms_per_step": {**{k: 1e3 * v for k, v in per_step.items()}, "everything": 1e3 * total},
         "overhead_rate": 1 - core / total,
         "steps_per_second": free_running,
-        "images_per_second": free_running * given.labeled * (1 + 2 * given.mu),
+        "images_per_second": free_running * images_per_step,
     }
     if given.json:
         print(json.dumps(result))

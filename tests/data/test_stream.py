@@ -130,7 +130,8 @@ def test_an_accelerator_is_not_waited_for():
         batch = stream.batch(100)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert torch.equal(batch.u["strong"].pixels.cpu(), make_stream().batch(100).u["strong"].pixels)
+    levels = [(each.u["strong"].pixels.cpu() * 255).round() for each in (batch, make_stream().batch(100))]
+    assert torch.equal(*levels)  # an accelerator's division by 255 may differ in the last bit
 
 
 def test_seeds_and_steps_give_different_batches():
