@@ -259,21 +259,56 @@ def ask(
 def explain(
     run: Run,
     images: Data,
-    map_: Annotated[str, typer.Option("--map", help="activations: feature maps of layers, early to late.")] = (
-        "activations"
-    ),
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="activations (default): feature maps of layers, early to late. Or where the network looks: gradcam, "
+            "gradcam++, layercam, hirescam, cam, guided, guided-gradcam, saliency, smoothgrad, integrated-gradients; "
+            "repeatable, side by side.",
+        ),
+    ] = None,
     layers: Annotated[
-        list[str] | None, typer.Option("--layer", help="Layer by name; repeatable. By default four, early to late.")
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            help="Layer by name; repeatable. By default four, early to late, for activations, else the deepest.",
+        ),
+    ] = None,
+    wanted: Annotated[
+        str, typer.Option("--class", help="The class that is explained: predicted, true (the label), or its name.")
+    ] = "predicted",
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--against",
+            metavar="RUN2",
+            help="A run after RUN, one row each: does it look at the same place of an image and of an augmented view "
+            "of it? Repeatable; one map, by default gradcam.",
+        ),
     ] = None,
     n: Annotated[int, typer.Option("--n", help="How many images, spread evenly over the source.")] = 8,
     out: Annotated[Path, typer.Option("--out", help="Folder for sheets and raw maps.")] = Path("explained"),
     as_json: AsJson = False,
 ) -> None:
-    """Draw maps of what a network sees in images: one sheet per image, and the raw maps."""
+    """Draw maps of what a network sees in images: one sheet per image, and the raw maps.
+
+    Example: eke explain runs/photos new-photos/ --map gradcam --map layercam --layer layer3 --out maps
+    """
     from eke.tasks.explain import explain as run_explain
     from eke.tasks.explain import render
 
-    done = run_explain(run, images, out, map_=map_, layers=tuple(layers or ()), n_images=n, progress=_progress())
+    done = run_explain(
+        run,
+        images,
+        out,
+        maps=tuple(maps or ()),
+        layers=tuple(layers or ()),
+        wanted=wanted,
+        against=tuple(against or ()),
+        n_images=n,
+        progress=_progress(),
+    )
     _print_json(done) if as_json else print(render(done))
 
 

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_problem import SELF_SUPERVISED, UNLABELED_WEIGHTS, WITH_LABELS, make_batch, make_method, make_sgd, train
+from tiny_problem import (
+    SELF_SUPERVISED,
+    UNLABELED_WEIGHTS,
+    WITH_LABELS,
+    make_batch,
+    make_method,
+    make_sgd,
+    moved,
+    train,
+)
 
 import eke.methods
 from eke.config import Options, parse
@@ -18,7 +27,7 @@ WITH_PSEUDO_LABELS = [name for name in WITH_LABELS if name != "supervised"]
 
 def test_every_file_is_registered() -> None:
     folder = Path(eke.methods.__file__).parent
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "contract", "recipes"}
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "contract", "recipes", "terms"}
     assert files == set(METHODS)
     for name, method in METHODS.items():
         assert method.__module__ == f"eke.methods.{name}"
@@ -121,13 +130,7 @@ def test_forward_depends_on_no_value(name: str) -> None:
     What passes here does not make the host wait for an accelerator.
     """
     method = make_method(name).to("meta")
-    batch = make_batch(name, 0)
-    sides = [
-        {view: sight._replace(pixels=sight.pixels.to("meta")) for view, sight in side.items()}
-        for side in (batch.x, batch.u)
-    ]
-    batch = batch._replace(x=sides[0], u=sides[1], y=batch.y.to("meta"))
-    batch = batch._replace(x_index=batch.x_index.to("meta"), u_index=batch.u_index.to("meta"))
+    batch = moved(make_batch(name, 0), "meta")
     result = method(batch)
     result.loss.backward()
     assert result.loss.is_meta

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny_problem import make_batch, make_method
+from tiny_problem import make_batch, make_method, moved
 from torch import Tensor
 
-from eke.augment.geometry import View
-from eke.data.stream import Batch
 from eke.methods import METHODS
 
 pytestmark = [
@@ -25,19 +23,12 @@ def _deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def on_device(batch: Batch) -> Batch:
-    def moved(views: dict[str, View]) -> dict[str, View]:
-        return {name: view._replace(pixels=view.pixels.cuda()) for name, view in views.items()}
-
-    return Batch(moved(batch.x), batch.y.cuda(), moved(batch.u), batch.x_index.cuda(), batch.u_index.cuda(), batch.step)
-
-
 def losses_and_state(name: str, device: str) -> tuple[list[float], dict[str, Tensor]]:
     method = make_method(name).to(device)
     losses = []
     for step in range(3):
         batch = make_batch(name, step)
-        loss = method(on_device(batch) if device == "cuda" else batch).loss
+        loss = method(moved(batch, device)).loss
         method.zero_grad()
         loss.backward()
         with torch.no_grad():
@@ -50,7 +41,7 @@ def losses_and_state(name: str, device: str) -> tuple[list[float], dict[str, Ten
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_forward_never_waits_for_the_device(name: str) -> None:
     method = make_method(name).cuda()
-    batch = on_device(make_batch(name, 1))
+    batch = moved(make_batch(name, 1), "cuda")
     method(batch).loss.backward()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from eke.augment.geometry import View, identity
 from eke.collectives import local_slice
@@ -12,7 +12,7 @@ from eke.config import parse
 from eke.data.stream import Batch
 from eke.methods import METHODS
 from eke.methods.contract import Setting, is_self_supervised
-from eke.models.network import Outputs
+from eke.models.network import Network
 from eke.randomness import rng
 
 ACTIVE: dict[str, dict[str, Any]] = {
@@ -27,6 +27,7 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "softmatch": {"momentum": 0.9},
     "comatch": {"tau": 0.5, "graph_tau": 0.4, "da_window": 3, "memory_size": 60},
     "simmatch": {"tau": 0.5, "da_window": 3, "teacher_decay": 0.5},
+    "gradcam_consistency": {"layer": ["0", "2"]},
     "simclr": {},
     "simsiam": {"projector_width": 32, "predictor_width": 8},
     "byol": {"tau_base": 0.2, "hidden_width": 32, "output_width": 16},
@@ -46,6 +47,7 @@ ACTIVE: dict[str, dict[str, Any]] = {
 
 UNLABELED_WEIGHTS: dict[str, tuple[str, ...]] = {
     "supervised": (),
+    "gradcam_consistency": ("beta", "gamma"),
     "freematch": ("lambda_u", "lambda_f"),
     "comatch": ("lambda_cls", "lambda_ctr"),
     "simmatch": ("lambda_u", "lambda_in"),
@@ -53,24 +55,15 @@ UNLABELED_WEIGHTS: dict[str, tuple[str, ...]] = {
 """The weights of the terms that unlabeled images have, where they are others than `lambda_u`."""
 
 
-class TinyNetwork(nn.Module):
-    """Convolution, batch norm, pooling, linear head; gives what `Network` gives."""
+class TinyNetwork(Network):
+    """Convolution, batch norm, activation, mean, linear head. Maps: `0`, `1` and `2`, of which `2` is averaged."""
 
     def __init__(self, n_classes: int = 4, channels: int = 3, batch_norm: bool = True) -> None:
         """Make it; `n_classes` = 0 gives a network without a head."""
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 6, 3, bias=False),
-            nn.BatchNorm2d(6) if batch_norm else nn.Identity(),
-            nn.LeakyReLU(0.1),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-        )
-        self.head: nn.Module = nn.Linear(6, n_classes) if n_classes else nn.Identity()
-
-    def forward(self, images: Tensor) -> Outputs:
-        embedding = self.body(images)
-        return Outputs(self.head(embedding), embedding, {})
+        norm = nn.BatchNorm2d(6) if batch_norm else nn.Identity()
+        body = nn.Sequential(nn.Conv2d(channels, 6, 3, bias=False), norm, nn.LeakyReLU(0.1))
+        head = nn.Linear(6, n_classes) if n_classes else nn.Identity()
+        super().__init__(body, head, width=6, mean=[0.0] * channels, std=[1.0] * channels)
 
 
 SELF_SUPERVISED = sorted(name for name, method in METHODS.items() if is_self_supervised(method))
@@ -163,3 +156,15 @@ def train(method: Any, name: str, first: int, last: int, optimizer: torch.optim.
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def moved(batch: Batch, device: str) -> Batch:
+    """Send a batch to another device."""
+
+    def there(view: View) -> View:
+        matrix = view.geometry.matrix.to(device)
+        return View(view.pixels.to(device), view.geometry._replace(matrix=matrix), view.valid.to(device))
+
+    x, u = ({name: there(view) for name, view in side.items()} for side in (batch.x, batch.u))
+    y, x_index, u_index = (part.to(device) for part in (batch.y, batch.x_index, batch.u_index))
+    return Batch(x, y, u, x_index, u_index, batch.step)

@@ -12,7 +12,14 @@ from torch import nn
 from eke.errors import ConfigError
 from eke.models.backbones import build_network
 from eke.models.network import ModelOptions
-from eke.models.norm import BatchNorm, constant_statistics, frozen_statistics, has_batch_norm, sync_batch_norm
+from eke.models.norm import (
+    BatchNorm,
+    SeparableBatchNorm,
+    constant_statistics,
+    frozen_statistics,
+    has_batch_norm,
+    sync_batch_norm,
+)
 
 WORKER = Path(__file__).with_name("two_processes.py")
 
@@ -235,3 +242,99 @@ def test_second_order_with_constant_statistics_is_that_of_finite_differences():
 
     scale = torch.rand(2, dtype=torch.float64).add(0.5).requires_grad_()
     assert torch.autograd.gradcheck(inner, (scale,))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_separable_batch_norm_is_that_of_torch(case):
+    kind, shape, settings = CASES[case]
+    plain = kind(3, **settings).double()
+    separable = copy.deepcopy(plain)
+    for step in range(3):
+        x = (2 * torch.randn(shape, dtype=torch.float64) + step).requires_grad_()
+        z = x.detach().clone().requires_grad_()
+        weight = torch.randn(shape, dtype=torch.float64)
+        with SeparableBatchNorm():
+            b = separable(z)
+        a = plain(x)
+        (a * weight).sum().backward()
+        (b * weight).sum().backward()
+        assert torch.equal(a, b)
+        torch.testing.assert_close(z.grad, x.grad, rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(separable.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(separable.state_dict()[name], value), name
+    plain.eval(), separable.eval()
+    with SeparableBatchNorm():
+        y = separable(x)
+    assert torch.equal(y, plain(x))
+
+
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "seed": 0}
+
+
+def _score_gradient(network, images, classes, layer, *, create_graph=False):
+    with SeparableBatchNorm():
+        outputs = network(images, taps=(layer,))
+    score = outputs.logits.gather(1, classes[:, None]).sum()
+    with constant_statistics():
+        (alpha,) = torch.autograd.grad(score, outputs.features[layer], create_graph=create_graph, retain_graph=True)
+    return outputs, alpha
+
+
+@pytest.mark.parametrize("layer", ["layer1", "layer2", "layer3"])
+def test_separable_gradients_of_a_network_in_train_mode_are_those_of_each_image_alone(layer):
+    torch.manual_seed(1)
+    network = build_network(ModelOptions(name="resnet20"), n_classes=4, channels=3, size=(16, 16), **PLAIN)
+    network.double().train()
+    for name, parameter in network.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    images, classes = torch.rand(4, 3, 16, 16, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
+    outputs, alpha = _score_gradient(network, images, classes, layer)
+    for i in range(4):  # one image's score at a time, batch statistics as numbers
+        with pytest.MonkeyPatch.context() as patch:
+            real = F.batch_norm
+
+            def fixed(x, running_mean, running_var, weight, bias, training, momentum, eps, real=real):
+                axes = [0, *range(2, x.ndim)]
+                mean, var = x.mean(axes).detach(), x.var(axes, correction=0).detach()
+                return real(x, mean, var, weight, bias, False, 0.0, eps)
+
+            patch.setattr(F, "batch_norm", fixed)
+            alone = network(images, taps=(layer,))
+        (grad,) = torch.autograd.grad(alone.logits[i, classes[i]], alone.features[layer])
+        torch.testing.assert_close(alpha[i], grad[i], rtol=1e-9, atol=1e-12)
+    (coupled,) = torch.autograd.grad(outputs.logits.gather(1, classes[:, None]).sum(), outputs.features[layer])
+    if layer != "layer3":  # no batch norm follows the last one
+        assert (coupled - alpha).norm() > 0.05 * alpha.norm()
+
+
+def test_second_order_through_separable_batch_norm_is_that_of_finite_differences():
+    torch.manual_seed(2)
+    network = build_network(ModelOptions(name="resnet20"), n_classes=3, channels=3, size=(8, 8), **PLAIN)
+    network.double().train()
+    images, classes = torch.rand(3, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 2, 1])
+
+    def loss():
+        outputs, alpha = _score_gradient(network, images, classes, "layer2", create_graph=True)
+        return (
+            outputs.logits.square().mean()
+            + (alpha.mean((2, 3), keepdim=True) * outputs.features["layer2"]).square().sum()
+        )
+
+    chosen = [network.body.stem[0].weight, network.body.layer2[2].norm1.weight, network.body.layer3[1].conv2.weight]
+    for weight, grad in zip(chosen, torch.autograd.grad(loss(), chosen), strict=True):
+        direction, step = torch.randn_like(weight), 1e-7
+        with torch.no_grad():
+            weight.add_(step * direction)
+            above = value_of(loss)
+            weight.sub_(2 * step * direction)
+            below = value_of(loss)
+            weight.add_(step * direction)
+        assert (grad * direction).sum().item() == pytest.approx((above - below) / (2 * step), rel=1e-5)
+
+
+def value_of(loss):
+    with torch.enable_grad():
+        return loss().item()

@@ -8,7 +8,7 @@ from torch import nn
 from eke.errors import ConfigError
 from eke.models.backbones import build_network, from_module
 from eke.models.ema import Ema
-from eke.models.network import ModelOptions, Network, layers
+from eke.models.network import ModelOptions, Network, is_pooled_linearly, layers
 from eke.models.tap import Layout
 
 
@@ -237,3 +237,25 @@ def test_second_order_gradients_run_through_the_maps():
         weight.sub_(2 * step * direction)
     slope = (up - attention().item()) / (2 * step)
     assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "dropout", "expected"),
+    [
+        ("resnet20", "layer3", 0.0, True),
+        ("resnet20", "layer3.2", 0.0, True),
+        ("resnet20", "layer2", 0.0, False),
+        ("resnet20", "layer3", 0.1, False),
+        ("small", "block4", 0.0, True),
+        ("wrn-28-2", "block3", 0.0, False),
+        ("wrn-28-2", "activation", 0.0, True),
+    ],
+)
+def test_layers_that_are_averaged_and_read_by_a_linear_head_are_recognized(name, layer, dropout, expected):
+    options = ModelOptions(name=name, dropout=dropout)
+    network = build_network(options, n_classes=3, channels=3, size=(32, 32), mean=(0.5,) * 3, std=(0.2,) * 3, seed=0)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    assert is_pooled_linearly(network, layer, (32, 32)) == expected
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    headless = build_network(options, n_classes=0, channels=3, size=(32, 32), mean=(0.5,) * 3, std=(0.2,) * 3, seed=0)
+    assert not is_pooled_linearly(headless, layer, (32, 32))

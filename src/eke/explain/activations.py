@@ -27,6 +27,8 @@ def liveliest_channels(maps: Tensor, n: int) -> Tensor:
 def scaled_to_unit(maps: Tensor) -> Tensor:
     """Scale each map to [0, 1], its lowest value to 0 and its highest to 1; a flat map becomes 0.
 
+    Differentiable; the gradient is finite where a map is flat, too.
+
     Args:
         maps: (..., h, w).
 
@@ -36,5 +38,5 @@ def scaled_to_unit(maps: Tensor) -> Tensor:
     values = maps.double()  # the span of float32 may be infinite in float32
     low, high = values.amin((-2, -1), keepdim=True), values.amax((-2, -1), keepdim=True)
     span = high - low
-    scaled = torch.where(span > 0, (values - low) / span, 0.0)
+    scaled = (values - low) / torch.where(span > 0, span, 1.0)  # never 0 / 0, whose gradient would be NaN
     return scaled.to(torch.promote_types(maps.dtype, torch.float32))

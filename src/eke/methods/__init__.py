@@ -8,6 +8,7 @@ from eke.methods.contract import Method
 from eke.methods.fixmatch import FixMatch
 from eke.methods.flexmatch import FlexMatch
 from eke.methods.freematch import FreeMatch
+from eke.methods.gradcam_consistency import GradCAMConsistency
 from eke.methods.mean_teacher import MeanTeacher
 from eke.methods.mixmatch import MixMatch
 from eke.methods.pseudo_label import PseudoLabel
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "softmatch": SoftMatch,
     "comatch": CoMatch,
     "simmatch": SimMatch,
+    "gradcam_consistency": GradCAMConsistency,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "byol": BYOL,

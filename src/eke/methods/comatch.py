@@ -55,6 +55,7 @@ from eke.losses.ramps import linear_ramp
 from eke.losses.similarity import unit_length
 from eke.methods.contract import PseudoLabels, Setting, StepResult
 from eke.methods.recipes import CIFAR_SGD
+from eke.methods.terms import Attended
 from eke.models.ema import Ema
 from eke.models.heads import perceptron
 from eke.models.network import Network
@@ -132,6 +133,8 @@ class _Seen(NamedTuple):
     """(U, K); this and what follows without gradient."""
     z_x_weak: Tensor
     z_u_weak: Tensor
+    attended: Attended
+    """Of weak and strong view; nothing where another network sees the weak one."""
 
 
 class CoMatch(nn.Module):
@@ -156,6 +159,7 @@ class CoMatch(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
+        self.attention = setting.attend(network, one_network=config.teacher_decay is None)
         D, K = setting.embedding_width, setting.n_classes
         self.projection = perceptron(
             (D, D, config.projection_width), batch_norm=False, negative_slope=config.projection_slope
@@ -190,13 +194,14 @@ class CoMatch(nn.Module):
 
         lambda_ctr = config.lambda_ctr * linear_ramp(batch.step, self.ramp_steps)
         return StepResult(
-            loss_x + config.lambda_cls * loss_u + lambda_ctr * loss_ctr,
+            loss_x + config.lambda_cls * loss_u + lambda_ctr * loss_ctr + seen.attended.loss,
             {
                 "loss_x": loss_x.detach(),
                 "loss_u": loss_u.detach(),
                 "loss_ctr": loss_ctr.detach(),
                 "mask_rate": mask.mean(),
                 "graph_degree": degrees(graph).to(q.dtype).mean(),
+                **seen.attended.terms,
             },
             PseudoLabels(label, mask),
         )
@@ -206,12 +211,15 @@ class CoMatch(nn.Module):
         x, u_weak = batch.x["weak"].pixels, batch.u["weak"].pixels
         u_strong, u_strong_2 = batch.u["strong"].pixels, batch.u["strong_2"].pixels
         B, U = len(x), len(u_weak)
-        outputs = self.network(torch.cat([x, u_weak, u_strong, u_strong_2]))  # (B + 3U, ...)
+        seen = self.attention.see(torch.cat([x, u_weak, u_strong, u_strong_2]))  # (B + 3U, ...)
+        views = batch.u["weak"], batch.u["strong"]
+        attended = self.attention.compare(seen, slice(B, B + U), slice(B + U, B + 2 * U), views, batch.step)
+        outputs = seen.outputs
         sizes = [B, U, U, U]
         logits_x, logits_u_weak, logits_u_strong, _ = outputs.logits.split(sizes)
         z_x, z_u_weak, z_u_strong, z_u_strong_2 = unit_length(self.projection(outputs.embedding)).split(sizes)
         targets = logits_u_weak.detach(), z_x.detach(), z_u_weak.detach()
-        return _Seen(logits_x, logits_u_strong, z_u_strong, z_u_strong_2, *targets)
+        return _Seen(logits_x, logits_u_strong, z_u_strong, z_u_strong_2, *targets, attended)
 
     def _see_with_teacher(self, batch: Batch, teacher: Ema) -> _Seen:
         """Show x and the strong view to the network, x, the weak view and the other strong one to its average."""
@@ -229,7 +237,8 @@ class CoMatch(nn.Module):
             taught = average(torch.cat([x, u_weak, u_strong_2]))
             z = unit_length(self.teacher_projection.module(taught.embedding))
         z_x, z_u_weak, z_u_strong_2 = z.split([B, U, U])
-        return _Seen(logits_x, logits_u_strong, z_u_strong, z_u_strong_2, taught.logits[B : B + U], z_x, z_u_weak)
+        weak = taught.logits[B : B + U], z_x, z_u_weak
+        return _Seen(logits_x, logits_u_strong, z_u_strong, z_u_strong_2, *weak, Attended(0.0, {}))
 
     def _align(self, probs: Tensor) -> Tensor:
         """Divide by what the last batches predicted on average, this one included."""

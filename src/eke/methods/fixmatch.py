@@ -49,19 +49,23 @@ class FixMatch(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
+        self.attention = setting.attend(network)
 
     def forward(self, batch: Batch) -> StepResult:
         x_weak, u_weak, u_strong = batch.x["weak"].pixels, batch.u["weak"].pixels, batch.u["strong"].pixels
         B, U = len(x_weak), len(u_weak)
-        logits = self.network(torch.cat([x_weak, u_weak, u_strong])).logits  # (B + 2U, K)
-        logits_x, logits_u_weak, logits_u_strong = logits.split([B, U, U])
+        seen = self.attention.see(torch.cat([x_weak, u_weak, u_strong]))
+        logits_x, logits_u_weak, logits_u_strong = seen.outputs.logits.split([B, U, U])
 
         loss_x = cross_entropy(logits_x, batch.y)
         pseudo_label, mask = confident_pseudo_label(logits_u_weak, self.config.tau)
         loss_u = cross_entropy(logits_u_strong, pseudo_label, mask)
 
+        views = batch.u["weak"], batch.u["strong"]
+        attended = self.attention.compare(seen, slice(B, B + U), slice(B + U, None), views, batch.step)
+
         return StepResult(
-            loss_x + self.config.lambda_u * loss_u,
-            {"loss_x": loss_x.detach(), "loss_u": loss_u.detach(), "mask_rate": mask.mean()},
+            loss_x + self.config.lambda_u * loss_u + attended.loss,
+            {"loss_x": loss_x.detach(), "loss_u": loss_u.detach(), "mask_rate": mask.mean(), **attended.terms},
             PseudoLabels(pseudo_label, mask),
         )

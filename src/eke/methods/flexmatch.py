@@ -59,14 +59,15 @@ class FlexMatch(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
+        self.attention = setting.attend(network)
         self.n_classes = setting.n_classes
         self.register_buffer("selected_label", torch.full((setting.n_unlabeled,), -1))
 
     def forward(self, batch: Batch) -> StepResult:
         x_weak, u_weak, u_strong = batch.x["weak"].pixels, batch.u["weak"].pixels, batch.u["strong"].pixels
         B, U = len(x_weak), len(u_weak)
-        logits = self.network(torch.cat([x_weak, u_weak, u_strong])).logits  # (B + 2U, K)
-        logits_x, logits_u_weak, logits_u_strong = logits.split([B, U, U])
+        seen = self.attention.see(torch.cat([x_weak, u_weak, u_strong]))
+        logits_x, logits_u_weak, logits_u_strong = seen.outputs.logits.split([B, U, U])
 
         loss_x = cross_entropy(logits_x, batch.y)
         config = self.config
@@ -75,13 +76,17 @@ class FlexMatch(nn.Module):
         loss_u = cross_entropy(logits_u_strong, pseudo_label, mask)
         self._remember(batch.u_index, logits_u_weak)
 
+        views = batch.u["weak"], batch.u["strong"]
+        attended = self.attention.compare(seen, slice(B, B + U), slice(B + U, None), views, batch.step)
+
         return StepResult(
-            loss_x + config.lambda_u * loss_u,
+            loss_x + config.lambda_u * loss_u + attended.loss,
             {
                 "loss_x": loss_x.detach(),
                 "loss_u": loss_u.detach(),
                 "mask_rate": mask.mean(),
                 "tau_mean": thresholds.mean(),
+                **attended.terms,
             },
             PseudoLabels(pseudo_label, mask),
         )

@@ -67,6 +67,7 @@ class FreeMatch(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
+        self.attention = setting.attend(network)
         K = setting.n_classes
         self.register_buffer("tau", torch.tensor(1 / K))
         self.register_buffer("mean_probs", torch.full((K,), 1 / K))
@@ -75,8 +76,8 @@ class FreeMatch(nn.Module):
     def forward(self, batch: Batch) -> StepResult:
         x_weak, u_weak, u_strong = batch.x["weak"].pixels, batch.u["weak"].pixels, batch.u["strong"].pixels
         B, U = len(x_weak), len(u_weak)
-        logits = self.network(torch.cat([x_weak, u_weak, u_strong])).logits  # (B + 2U, K)
-        logits_x, logits_u_weak, logits_u_strong = logits.split([B, U, U])
+        seen = self.attention.see(torch.cat([x_weak, u_weak, u_strong]))
+        logits_x, logits_u_weak, logits_u_strong = seen.outputs.logits.split([B, U, U])
 
         self._observe(logits_u_weak.detach())
         loss_x = cross_entropy(logits_x, batch.y)
@@ -85,14 +86,18 @@ class FreeMatch(nn.Module):
         loss_u = cross_entropy(logits_u_strong, pseudo_label, mask)
         loss_f = fairness(logits_u_strong, mask, self.mean_probs, self.label_rates)
 
+        views = batch.u["weak"], batch.u["strong"]
+        attended = self.attention.compare(seen, slice(B, B + U), slice(B + U, None), views, batch.step)
+
         return StepResult(
-            loss_x + self.config.lambda_u * loss_u + self.config.lambda_f * loss_f,
+            loss_x + self.config.lambda_u * loss_u + self.config.lambda_f * loss_f + attended.loss,
             {
                 "loss_x": loss_x.detach(),
                 "loss_u": loss_u.detach(),
                 "loss_f": loss_f.detach(),
                 "mask_rate": mask.mean(),
                 "tau": self.tau.clone(),
+                **attended.terms,
             },
             PseudoLabels(pseudo_label, mask),
         )

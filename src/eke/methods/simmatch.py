@@ -48,6 +48,7 @@ from eke.losses.pseudo_labels import align_distribution, guess
 from eke.losses.similarity import unit_length
 from eke.methods.contract import PseudoLabels, Setting, StepResult
 from eke.methods.recipes import CIFAR_SGD
+from eke.methods.terms import Attended
 from eke.models.ema import Ema
 from eke.models.heads import perceptron
 from eke.models.network import Network
@@ -92,6 +93,8 @@ class _Seen(NamedTuple):
     """(U, K); this and what follows without gradient."""
     z_x_weak: Tensor
     z_u_weak: Tensor
+    attended: Attended
+    """Of weak and strong view; nothing where another network sees the weak one."""
 
 
 class SimMatch(nn.Module):
@@ -126,6 +129,7 @@ class SimMatch(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
+        self.attention = setting.attend(network, one_network=config.teacher_decay is None)
         D = setting.embedding_width
         self.n_classes = setting.n_classes
         self.projection = perceptron((D, D, config.projection_width), batch_norm=False)
@@ -160,12 +164,13 @@ class SimMatch(nn.Module):
         loss_in = graph_contrast(seen.z_u_strong, self.bank, target, config.temperature, present)
 
         return StepResult(
-            loss_x + config.lambda_u * loss_u + started * config.lambda_in * loss_in,
+            loss_x + config.lambda_u * loss_u + started * config.lambda_in * loss_in + seen.attended.loss,
             {
                 "loss_x": loss_x.detach(),
                 "loss_u": loss_u.detach(),
                 "loss_in": loss_in.detach(),
                 "mask_rate": mask.mean(),
+                **seen.attended.terms,
             },
             PseudoLabels(label, mask),
         )
@@ -173,11 +178,15 @@ class SimMatch(nn.Module):
     def _see_live(self, batch: Batch) -> _Seen:
         """Show all views to the network, in one forward."""
         x, u_weak, u_strong = batch.x["weak"].pixels, batch.u["weak"].pixels, batch.u["strong"].pixels
-        sizes = [len(x), len(u_weak), len(u_strong)]
-        outputs = self.network(torch.cat([x, u_weak, u_strong]))
+        sizes = B, U, _ = [len(x), len(u_weak), len(u_strong)]
+        seen = self.attention.see(torch.cat([x, u_weak, u_strong]))
+        views = batch.u["weak"], batch.u["strong"]
+        attended = self.attention.compare(seen, slice(B, B + U), slice(B + U, None), views, batch.step)
+        outputs = seen.outputs
         logits_x, logits_u_weak, logits_u_strong = outputs.logits.split(sizes)
         z_x, z_u_weak, z_u_strong = unit_length(self.projection(outputs.embedding)).split(sizes)
-        return _Seen(logits_x, logits_u_strong, z_u_strong, logits_u_weak.detach(), z_x.detach(), z_u_weak.detach())
+        targets = logits_u_weak.detach(), z_x.detach(), z_u_weak.detach()
+        return _Seen(logits_x, logits_u_strong, z_u_strong, *targets, attended)
 
     def _see_with_teacher(self, batch: Batch, teacher: Ema) -> _Seen:
         """Show x and the strong view to the network, x and the weak view to its average."""
@@ -193,7 +202,7 @@ class SimMatch(nn.Module):
         with torch.no_grad(), frozen_statistics(average):
             taught = average(torch.cat([x, u_weak]))
             z_x, z_u_weak = unit_length(self.teacher_projection.module(taught.embedding)).split(sizes)
-        return _Seen(logits_x, logits_u_strong, z_u_strong, taught.logits[len(x) :], z_x, z_u_weak)
+        return _Seen(logits_x, logits_u_strong, z_u_strong, taught.logits[len(x) :], z_x, z_u_weak, Attended(0.0, {}))
 
     def _align(self, probs: Tensor) -> Tensor:
         """Divide by what the last batches predicted on average, this one included."""

@@ -64,6 +64,7 @@ class SoftMatch(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
+        self.attention = setting.attend(network)
         K = setting.n_classes
         self.register_buffer("mean", torch.tensor(1 / K))
         self.register_buffer("variance", torch.tensor(1.0))
@@ -72,8 +73,8 @@ class SoftMatch(nn.Module):
     def forward(self, batch: Batch) -> StepResult:
         x_weak, u_weak, u_strong = batch.x["weak"].pixels, batch.u["weak"].pixels, batch.u["strong"].pixels
         B, U = len(x_weak), len(u_weak)
-        logits = self.network(torch.cat([x_weak, u_weak, u_strong])).logits  # (B + 2U, K)
-        logits_x, logits_u_weak, logits_u_strong = logits.split([B, U, U])
+        seen = self.attention.see(torch.cat([x_weak, u_weak, u_strong]))
+        logits_x, logits_u_weak, logits_u_strong = seen.outputs.logits.split([B, U, U])
 
         loss_x = cross_entropy(logits_x, batch.y)
         probs = probabilities(logits_u_weak.detach())
@@ -84,14 +85,18 @@ class SoftMatch(nn.Module):
         weight = truncated_gaussian(confidence, self.mean, self.variance, self.config.n_sigma)
         loss_u = cross_entropy(logits_u_strong, pseudo_label, weight)
 
+        views = batch.u["weak"], batch.u["strong"]
+        attended = self.attention.compare(seen, slice(B, B + U), slice(B + U, None), views, batch.step)
+
         return StepResult(
-            loss_x + self.config.lambda_u * loss_u,
+            loss_x + self.config.lambda_u * loss_u + attended.loss,
             {
                 "loss_x": loss_x.detach(),
                 "loss_u": loss_u.detach(),
                 "mask_rate": weight.mean(),
                 "mu": self.mean.clone(),
                 "var": self.variance.clone(),
+                **attended.terms,
             },
             PseudoLabels(pseudo_label, weight),
         )

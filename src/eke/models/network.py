@@ -1,5 +1,6 @@
 """The classifier: images in [0, 1] -> logits, embedding and named feature maps, all of one forward."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -121,3 +122,22 @@ def layers(network: Network, size: tuple[int, int]) -> list[str]:
     """
     image = network.mean.view(1, -1, 1, 1).expand(-1, -1, *size)
     return find_layers(network.body, network.normalize(image), network.layout)
+
+
+def is_pooled_linearly(network: Network, layer: str, size: tuple[int, int]) -> bool:
+    """Tell whether the logits are a linear map of the mean of a layer's map: Grad-CAM has a closed form there.
+
+    Args:
+        network: it is left as it is; a copy reads two images.
+        layer: a name that `taps` takes.
+        size: (H, W) of the images.
+    """
+    if not isinstance(network.head, nn.Linear) or network.dropout.p > 0:
+        return False
+    probe = copy.deepcopy(network).eval()
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(2, len(network.mean), *size, generator=draw).to(network.mean)
+    with torch.no_grad():
+        outputs = probe(images, taps=(layer,))
+    pooled = outputs.features[layer].flatten(2).mean(2)
+    return pooled.shape == outputs.embedding.shape and torch.allclose(pooled, outputs.embedding, rtol=1e-4, atol=1e-6)

@@ -1,12 +1,15 @@
-"""Batch norm over all processes, and batch norm that leaves its running statistics alone."""
+"""Batch norm over all processes, with statistics that are left alone, and with images that can be told apart."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from eke.collectives import gather, world_size
 from eke.errors import ConfigError
@@ -28,10 +31,11 @@ class _Statistic(torch.autograd.Function):
 
 @contextmanager
 def constant_statistics() -> Iterator[None]:
-    """Let gradients that are taken inside see the batch statistics of synced batch norm as constants.
+    """Let gradients that are taken inside see batch statistics as constants.
 
-    The images of a batch are then independent, as attention maps want it, although the forward was shared.
-    Only backward passes look at it; it has no effect on `torch.nn`'s own batch norm.
+    The images of a batch are then independent, as attention maps want it, although the forward was shared. Only
+    backward passes look at it. It acts on synced batch norm, and on `torch.nn`'s own where the forward ran inside
+    `SeparableBatchNorm`.
     """
     global _constant
     before, _constant = _constant, True
@@ -39,6 +43,59 @@ def constant_statistics() -> Iterator[None]:
         yield
     finally:
         _constant = before
+
+
+class _Separable(torch.autograd.Function):
+    """Batch norm in train mode as `torch.nn` has it, whose backward looks at `constant_statistics`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *state: Any) -> Tensor:
+        weight, bias, running_mean, running_var, momentum, eps = state
+        y, mean, inverse_std = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+        ctx.save_for_backward(x, weight, mean, inverse_std)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse_std = ctx.saved_tensors
+        if not _constant:
+            asked = [True, weight is not None, weight is not None]
+            grads = torch.ops.aten.native_batch_norm_backward(
+                grad, x, weight, None, None, mean, inverse_std, True, ctx.eps, asked
+            )
+            return (*grads, None, None, None, None)
+        if torch.is_grad_enabled():  # a second derivative sees the statistics as the functions of x that they are
+            wide = x.to(inverse_std.dtype)
+            inverse_std = (wide.var([0, *range(2, x.ndim)], correction=0) + ctx.eps).rsqrt()
+        scale = inverse_std if weight is None else weight * inverse_std
+        return ((grad * scale.view(-1, *[1] * (x.ndim - 2))).to(x.dtype), *[None] * 6)
+
+
+class SeparableBatchNorm(TorchFunctionMode):
+    """Run forwards inside, and their gradients under `constant_statistics` are those of each image by itself.
+
+    Catches batch norm in train mode wherever a network calls it, without touching the network: what comes out, running
+    statistics and ordinary gradients are `torch.nn`'s. Inside such a gradient only images and feature maps have one;
+    the network's own parameters have theirs in its second derivative.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.batch_norm:
+            return func(*args, **kwargs)
+        call = _SIGNATURE.bind(*args, **kwargs)
+        call.apply_defaults()
+        given = call.arguments
+        if not given["training"]:
+            return func(*args, **kwargs)
+        names = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
+        return _Separable.apply(*(given[name] for name in names))
+
+
+_SIGNATURE = inspect.signature(F.batch_norm)
 
 
 class BatchNorm(_BatchNorm):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,6 +157,72 @@ class LayerReport:
     """None where the network has no classes."""
     rows: Sequence[LayerRow]
     """From the earliest layer to the deepest."""
+
+
+class Decision(NamedTuple):
+    """What the network takes one image for, and which class of it is explained."""
+
+    predicted: str
+    probability: float
+    """Of the predicted class, in [0, 1]."""
+    explained: str
+    explained_probability: float
+    """Of the explained class."""
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """One attention map of one image, laid over it."""
+
+    map: str
+    layer: str
+    """"input" where the map is of pixels."""
+    size: tuple[int, int]
+    """(h, w) of the map."""
+    image: Image
+    remark: str
+    """Why nothing is seen, where that is so; else empty."""
+
+
+@dataclass(frozen=True)
+class AttentionReport:
+    """Attention maps of one image, side by side."""
+
+    image: Image
+    path: str
+    true: str | None
+    """None where it is not labeled."""
+    decision: Decision
+    maps: Sequence[AttentionMap]
+
+
+@dataclass(frozen=True)
+class ConsistencyRow:
+    """Where one run looks at an image and at an augmented view of it."""
+
+    run: str
+    decision: Decision
+    """About the image; the same class is explained of the view."""
+    map: str
+    """MAP@LAYER."""
+    maps: Sequence[tuple[Image, str]]
+    """Laid over image, view and view: the image's map, the view's, and the image's cut as the view was cut; each with
+    a remark as in `AttentionMap`."""
+    agreement: float | None
+    """Cosine of the last two, each around its mean; None where one is flat."""
+
+
+@dataclass(frozen=True)
+class ConsistencyReport:
+    """Whether runs look at the same place of an image and of an augmented view of it."""
+
+    image: Image
+    augmented: Image
+    path: str
+    true: str | None
+    """None where it is not labeled."""
+    rows: Sequence[ConsistencyRow]
+    """One per run; the first is "before"."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures in rows with names, such as images by views; without `columns`, these have none."""
+    """Pictures in rows with names, such as images by views; without `columns`, these have none, and rows need none."""
 
     caption: str
     columns: Sequence[str]

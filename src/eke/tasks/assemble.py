@@ -13,14 +13,15 @@ from eke.engine.checkpoint import Stateful
 from eke.engine.loop import StepReport, run_steps
 from eke.engine.model_files import ModelCard, new_network, start_from
 from eke.engine.optim import learning_rate, make_optimizer
-from eke.engine.processes import autocast, place_method, spread
+from eke.engine.processes import ComputeOptions, autocast, place_method, spread
 from eke.errors import ConfigError, did_you_mean
 from eke.methods import METHODS
 from eke.methods.contract import Setting
+from eke.methods.terms import AttentionOptions
 from eke.models.ema import Ema
 from eke.models.network import Network
 from eke.randomness import mixed_seed
-from eke.tasks.options import RunOptions, TrainingOptions, method_options
+from eke.tasks.options import FitOptions, RunOptions, TrainingOptions, method_options
 
 
 class Pools(NamedTuple):
@@ -60,6 +61,7 @@ def assemble(options: TrainingOptions, pools: Pools) -> Assembly:
     """
     assert options.steps is not None, "a time budget becomes steps before training"
     kind = METHODS[options.method["name"]]
+    attention = options.attention if isinstance(options, FitOptions) else AttentionOptions()
     network = new_network(pools.card, options.seed)
     notes = (start_from(network, pools.card, Path(options.init) / "model"),) if options.init else ()
     setting = Setting(
@@ -70,15 +72,31 @@ def assemble(options: TrainingOptions, pools: Pools) -> Assembly:
         seed=options.seed,
         image_shape=(pools.card.channels, *pools.card.size),
         embedding_width=network.width,
+        attention=attention,
     )
     with torch.random.fork_rng(devices=[]):  # the method's own heads, too, are a function of the seed
         torch.default_generator.manual_seed(mixed_seed(options.seed, 0, "method"))
         method = kind(method_options(options), network, setting)
     assert isinstance(method, nn.Module)
+    require_attention(options.method["name"], method, attention, options.compute)
     place_method(method, network, options.compute, pools.device)
     method.train()
     optimizer, average = make_optimizer(method, options.optim), Ema(network, options.optim.ema_decay)
     return Assembly(method, network, make_stream(options, pools), optimizer, average, notes)
+
+
+def require_attention(name: str, method: nn.Module, attention: AttentionOptions, compute: ComputeOptions) -> None:
+    """Refuse attention consistency where it cannot be carried out."""
+    term = getattr(method, "attention", None)
+    if attention.weight > 0 and term is None:
+        raise ConfigError(
+            f"attention.weight needs a method whose network sees two views of an unlabeled image, which {name} is not. "
+            "Choose another, such as fixmatch, or set attention.weight=0."
+        )
+    if term is not None and term.options.weight > 0 and compute.compile:
+        raise ConfigError(
+            "Maps of a compiled network cannot be taken: set compute.compile=false or attention.weight=0."
+        )
 
 
 def make_stream(options: TrainingOptions, pools: Pools) -> Stream:

@@ -8,6 +8,7 @@ from eke.config import fingerprint
 from eke.engine.journal import RunFolder
 from eke.files import locked
 from eke.methods import METHODS
+from eke.methods.terms import AttentionOptions
 from eke.progress import Progress
 from eke.tasks.options import FitOptions
 from eke.tasks.prepare import Material
@@ -26,6 +27,7 @@ def baseline_options(options: FitOptions) -> FitOptions:
     return options.model_copy(
         update={
             "method": {"name": "supervised", **supervised.Config().model_dump(mode="json")},
+            "attention": AttentionOptions(),
             "views": labeled,
             "batch": options.batch.model_copy(update={"mu": 1}),
             "budget": None,

@@ -1,74 +1,31 @@
 """`eke explain`: what a trained network makes of single images, as a picture and the raw maps of each."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from eke.data.images import ImageSet
 from eke.engine.journal import RunFolder
-from eke.engine.model_files import load_model
+from eke.engine.model_files import load_classifier, load_model
 from eke.engine.processes import choose_device
-from eke.errors import ConfigError
-from eke.explain.activations import liveliest_channels, scaled_to_unit
+from eke.errors import ConfigError, DataError, did_you_mean
 from eke.files import write_atomic
-from eke.models.network import Network
-from eke.models.network import layers as find_layers
 from eke.progress import Progress, silent
-from eke.report.content import LayerReport, LayerRow
-from eke.report.insides import LAYERS_IN_WORDS, layer_sheet
-from eke.report.page import Page, Section, Text, write_page
-from eke.report.pictures import picture_of
-from eke.report.sheet import write_layer_sheet
+from eke.report.page import Block, Page, Section, Text, write_page
 from eke.report.words import count
+from eke.tasks.activation_maps import ACTIVATIONS, N_CHANNELS, activation_kind, evenly_spread
+from eke.tasks.attention_maps import MAPS
+from eke.tasks.before_after import Contender, before_after_kind
+from eke.tasks.explanation import Kind, Subject
 from eke.tasks.prepare import open_pixels
+from eke.tasks.side_by_side import PREDICTED, TRUE, attention_kind
 
-N_LAYERS = 4
-"""Layers that are shown where none is named."""
-N_CHANNELS = 8
-"""Channels of each."""
-
-
-class Explained(NamedTuple):
-    """What the network makes of one image."""
-
-    predicted: int
-    """The class that it is taken for."""
-    rows: list[LayerRow]
-    """The maps to show, per layer."""
-    maps: dict[str, Tensor]
-    """Layer -> all its maps (C, h, w), float32 on the CPU, as the network computes them."""
-
-
-@torch.inference_mode()
-def activations(network: Network, pixels: Tensor, layers: Sequence[str], n_channels: int) -> Explained:
-    """Take the feature maps of one image and choose the channels whose maps vary most over it.
-
-    Args:
-        network: in evaluation mode.
-        pixels: (C, H, W) uint8 on the network's device.
-        layers: names of layers; see `eke.models.network.layers`.
-        n_channels: how many channels to show of each layer.
-
-    Raises:
-        ConfigError: a layer is unknown or gives no map.
-    """
-    outputs = network(pixels[None].float().div(255), taps=layers)
-    maps = {name: features[0].float().cpu() for name, features in outputs.features.items()}
-    rows = []
-    for name, layer in maps.items():
-        chosen = liveliest_channels(layer, n_channels)
-        h, w = layer.shape[-2:]
-        shown = scaled_to_unit(layer[chosen])
-        rows.append(LayerRow(name, (h, w), len(layer), chosen.tolist(), shown.numpy()))
-    return Explained(int(outputs.logits[0].argmax()), rows, maps)
-
-
-MAPS: dict[str, Callable[[Network, Tensor, Sequence[str], int], Explained]] = {"activations": activations}
-"""Kinds of maps by the name that --map takes."""
+BATCH = 8
+"""Images that go through the network together."""
 
 
 def explain(
@@ -76,8 +33,10 @@ def explain(
     source: str,
     out: Path,
     *,
-    map_: str = "activations",
+    maps: tuple[str, ...] = (),
     layers: tuple[str, ...] = (),
+    wanted: str = PREDICTED,
+    against: tuple[Path, ...] = (),
     n_images: int = 8,
     n_channels: int = N_CHANNELS,
     progress: Progress = silent,
@@ -88,98 +47,126 @@ def explain(
         run: a finished run folder.
         source: anything that `open_images` takes.
         out: folder to write to; files of the same names are replaced.
-        map_: which kind of map; one of `MAPS`.
-        layers: names of layers; by default four, from the earliest to the deepest.
-        n_images: how many images, spread evenly over the source.
-        n_channels: how many channels of each layer.
+        maps: "activations" alone, or names in `MAPS`; by default activations, and with `against` gradcam.
+        layers: names of layers; by default four for activations, from the earliest to the deepest, else the deepest.
+        wanted: the class that attention maps explain: "predicted", "true", or its name.
+        against: further runs, to be laid out below `run` as before and after, with one map of one layer.
+        n_images: how many images, spread evenly over the source; for "true" over its labeled images.
+        n_channels: how many channels of each layer, for activations.
         progress: shows hashing, decoding and explaining.
 
     Returns:
         page, map, layers, images (path, label, predicted, picture and raw maps of each; label and predicted are None
-        where they are not known), and the problems of images that were set aside.
+        where they are not known), and the problems of images that were set aside. For attention maps also the classes'
+        probabilities and which maps are flat; with `against` per run, in `runs` of an image, with the agreement.
 
     Raises:
-        ConfigError: an unknown kind of map or layer, or a number below 1.
-        CheckpointError: the run is not finished or its files are damaged.
-        DataError: the source cannot be used.
+        ConfigError: an unknown kind of map, layer or class, some that do not go together, or a number below 1.
+        CheckpointError: a run is not finished or its files are damaged.
+        DataError: the source cannot be used, or has no label where the true class is asked for.
     """
-    if map_ not in MAPS:
-        raise ConfigError(f"There is no map {map_!r}. Known: {', '.join(MAPS)}.")
+    maps = tuple(dict.fromkeys(maps)) or (("gradcam",) if against else (ACTIVATIONS,))
+    layers = tuple(dict.fromkeys(layers))
+    check_combination(maps, layers, wanted, against)
     for name, value in (("images", n_images), ("channels", n_channels)):
         if value < 1:
             raise ConfigError(f"{value} {name} cannot be shown: ask for 1 at least.")
     device = choose_device("auto")
-    network, card = load_model(RunFolder(run).model, device)
-    names = layers or default_layers(network, card.size)
-    if not names:
-        h, w = card.size
-        raise ConfigError(f"At {h}x{w} pixels no layer of {run} gives a map. Train with a larger data.size.")
+    load = load_model if maps == (ACTIVATIONS,) else load_classifier
+    contenders = [Contender(each, *load(RunFolder(each).model, device)) for each in (run, *against)]
+    _, network, card = contenders[0]
+    if against:
+        kind = before_after_kind(contenders, maps[0], layers, wanted)
+    elif maps == (ACTIVATIONS,):
+        kind = activation_kind(network, card, layers, n_channels)
+        if not kind.layers:
+            h, w = card.size
+            raise ConfigError(f"At {h}x{w} pixels no layer of {run} gives a map. Train with a larger data.size.")
+    else:
+        kind = attention_kind(network, card, maps, layers, wanted)
     images, cache, rows, problems = open_pixels(source, card, progress)
-    entries, sheets = [], []
-    chosen = evenly_spread(rows, n_images)
+    if wanted == TRUE:
+        rows, unlabeled = with_known_labels(images, rows, [set(each.card.classes) for each in contenders])
+        problems += unlabeled
+    chosen, entries, blocks = evenly_spread(rows, n_images), [], []
     with progress("explaining", len(chosen)) as advance:
-        for number, row in enumerate(chosen, 1):
-            pixels = cache.read([row])[0]
-            explained = MAPS[map_](network, pixels.to(device), names, n_channels)
-            shown = LayerReport(
-                picture_of(pixels),
-                images.paths[row],
-                true=images.classes[images.labels[row]] if images.labels[row] >= 0 else None,
-                predicted=card.classes[explained.predicted] if card.classes else None,
-                rows=explained.rows,
-            )
-            stem = f"{number:03d}-{safe_name(shown.path)}"
-            picture, raw = out / f"{stem}.png", out / f"{stem}.npz"
-            write_layer_sheet(picture, shown)
-            save_maps(raw, explained.maps)
-            sheets.append(layer_sheet(shown))
-            entries.append(
-                {
-                    "path": shown.path,
-                    "label": shown.true,
-                    "predicted": shown.predicted,
-                    "picture": str(picture),
-                    "maps": str(raw),
-                }
-            )
-            advance(1)
-    page = Page(
-        title=f"{source} through the layers of {run}",
-        headline=[f"What the layers of {card.model.name} see in {len(chosen):,} of {len(rows):,} images."],
-        facts=[("Map", map_), ("Layers", ", ".join(names)), ("Model", card.model.name)],
-        sections=[Section("Feature maps", [Text(LAYERS_IN_WORDS), *sheets])],
-    )
-    write_page(out / "index.html", page)
+        for start in range(0, len(chosen), BATCH):
+            batch = chosen[start : start + BATCH]
+            subjects = [Subject(images.ids[row], images.paths[row], label_of(images, row)) for row in batch]
+            explanations = kind.explain(cache.read(batch), subjects)
+            for number, (subject, explained) in enumerate(zip(subjects, explanations, strict=True), start + 1):
+                stem = f"{number:03d}-{safe_name(subject.path)}"
+                picture, raw = out / f"{stem}.png", out / f"{stem}.npz"
+                explained.write_picture(picture)
+                save_maps(raw, explained.maps)
+                blocks.append(explained.block)
+                entry = {"path": subject.path, "label": subject.label, **explained.facts}
+                entries.append({**entry, "picture": str(picture), "maps": str(raw)})
+                advance(1)
+    write_page(out / "index.html", page_of(source, contenders, kind, blocks, len(rows)))
     return {
         "page": str(out / "index.html"),
-        "map": map_,
-        "layers": list(names),
+        "map": ",".join(kind.maps),
+        "layers": list(kind.layers),
         "images": entries,
         "problems": problems,
     }
 
 
-def default_layers(network: Network, size: tuple[int, int]) -> tuple[str, ...]:
-    """Return up to four layers, spread evenly from the earliest to the deepest that give a map.
+def check_combination(maps: Sequence[str], layers: Sequence[str], wanted: str, against: Sequence[Path]) -> None:
+    """Refuse maps that do not exist, and what does not go together.
 
-    Layers that are made of others (blocks, stages) come first; single operations are taken where there are too few.
+    Raises:
+        ConfigError: with what to do instead.
+    """
+    for map_ in maps:
+        if map_ not in (ACTIVATIONS, *MAPS):
+            raise ConfigError(f"There is no map {map_!r}. {did_you_mean(map_, [ACTIVATIONS, *MAPS])}")
+    if ACTIVATIONS in maps and (len(maps) > 1 or against):
+        raise ConfigError(
+            f"--map {ACTIVATIONS} shows channels, and no place to look at: it goes with neither other maps nor "
+            "--against. Ask for it in a command of its own."
+        )
+    if ACTIVATIONS in maps and wanted != PREDICTED:
+        raise ConfigError(f"--class chooses what attention maps explain, and {ACTIVATIONS} do not: add --map gradcam.")
+    if against and (len(maps) > 1 or len(layers) > 1):
+        raise ConfigError("--against compares runs by one map of one layer: give one --map and at most one --layer.")
+
+
+def with_known_labels(
+    images: ImageSet, rows: Sequence[int], known: Sequence[set[str]]
+) -> tuple[list[int], list[dict[str, str]]]:
+    """Keep the rows whose label every run knows, and say which images were set aside for want of one.
 
     Args:
-        network: whose layers.
-        size: (H, W) of its images.
+        images: of the source.
+        rows: those that can be read.
+        known: the classes of each run.
 
-    Returns:
-        Their names; none where no layer gives a map of more than one pixel.
+    Raises:
+        DataError: none is left; the message names an image.
     """
-    every = find_layers(network, size)
-    blocks = [name for name in every if any(other.startswith(f"{name}.") for other in every)]
-    return tuple(evenly_spread(blocks if len(blocks) >= N_LAYERS else every, N_LAYERS))
+    kept, problems = [], []
+    for row in rows:
+        label = label_of(images, row)
+        if label is not None and all(label in classes for classes in known):
+            kept.append(row)
+            continue
+        detail = "it has no label" if label is None else f"the network knows no class {label!r}"
+        remedy = "Label it, or leave out --class true."
+        problems.append({"path": images.paths[row], "kind": "unlabeled", "detail": detail, "remedy": remedy})
+    if problems and not kept:
+        path, detail = problems[0]["path"], problems[0]["detail"]
+        raise DataError(
+            f"--class true explains the label of an image, and none of these {count(len(rows), 'image')} has one that "
+            f"can be explained: {path}: {detail}. Use --class predicted or the name of a class."
+        )
+    return kept, problems
 
 
-def evenly_spread(values: Sequence[Any], n: int) -> list[Any]:
-    """Return `n` of the values, or all where there are fewer, the first and the last among them."""
-    places = np.linspace(0, len(values) - 1, min(n, len(values))).round().astype(int)
-    return [values[place] for place in places]
+def label_of(images: ImageSet, row: int) -> str | None:
+    """Return the name of an image's class, or None where it is not labeled."""
+    return images.classes[images.labels[row]] if images.labels[row] >= 0 else None
 
 
 def safe_name(path: str) -> str:
@@ -189,8 +176,8 @@ def safe_name(path: str) -> str:
 
 
 def save_maps(path: Path, maps: dict[str, Tensor]) -> None:
-    """Write maps as an .npz, layer -> (C, h, w) float32, atomically; it holds arrays only, no code."""
-    arrays: Any = {name: layer.numpy() for name, layer in maps.items()}
+    """Write maps as an .npz, name -> array, atomically; it holds arrays only, no code."""
+    arrays: Any = {name: map_.numpy() for name, map_ in maps.items()}
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -199,13 +186,36 @@ def save_maps(path: Path, maps: dict[str, Tensor]) -> None:
     write_atomic(path, write)
 
 
+def page_of(source: str, contenders: Sequence[Contender], kind: Kind, blocks: Sequence[Block], n_rows: int) -> Page:
+    """Lay all images out on one page."""
+    run, _, card = contenders[0]
+    facts = [("Map", ", ".join(kind.maps)), ("Layers", ", ".join(kind.layers)), ("Model", card.model.name)]
+    return Page(
+        title=kind.title.format(source=source, run=run),
+        headline=[f"{kind.claim.format(model=card.model.name)} in {len(blocks):,} of {n_rows:,} images."],
+        facts=[(name, value) for name, value in facts if value],
+        sections=[Section(kind.section, [Text(kind.in_words), *blocks])],
+    )
+
+
 def render(explained: dict[str, Any]) -> str:
     """Lay the result out as text: each image with its picture, and the page."""
-    lines = [f"{count(len(explained['images']), 'image')}, layers {', '.join(explained['layers'])}", ""]
+    layers = f", layers {', '.join(explained['layers'])}" if explained["layers"] else ""
+    lines = [f"{count(len(explained['images']), 'image')}{layers}", ""]
     for image in explained["images"]:
         label = "" if image["label"] is None else f", labeled {image['label']}"
-        taken = "" if image["predicted"] is None else f", taken for {image['predicted']}"
-        lines += [f"  {image['path']}{label}{taken}", f"      {image['picture']}"]
+        lines.append(f"  {image['path']}{label}{_taken_for(image)}")
+        lines += [f"      {each['run']}{_taken_for(each)}{_agreement(each)}" for each in image.get("runs", ())]
+        lines += [f"      {name} is flat" for name, flat in image.get("flat", {}).items() if flat]
+        lines.append(f"      {image['picture']}")
     if explained["problems"]:
         lines += ["", f"Set aside: {count(len(explained['problems']), 'image')} (--json names them)"]
     return "\n".join([*lines, "", f"page  {explained['page']}"])
+
+
+def _taken_for(facts: dict[str, Any]) -> str:
+    return "" if facts.get("predicted") is None else f", taken for {facts['predicted']}"
+
+
+def _agreement(facts: dict[str, Any]) -> str:
+    return ", a map is flat" if facts["agreement"] is None else f", agreement {facts['agreement']:.2f}"

@@ -15,6 +15,7 @@ from eke.engine.processes import ComputeOptions
 from eke.errors import ConfigError, did_you_mean
 from eke.methods import METHODS
 from eke.methods.contract import is_self_supervised, presets_of
+from eke.methods.terms import AttentionOptions
 from eke.models.network import ModelOptions
 
 
@@ -106,6 +107,7 @@ class FitOptions(RunOptions):
     """What determines a run of `eke fit`."""
 
     batch: BatchOptions = BatchOptions()
+    attention: AttentionOptions = AttentionOptions()
     baseline: str = "auto"
     """auto: a supervised run with equal start, labels, labeled views, labeled batch and steps; none; or a RUN."""
 

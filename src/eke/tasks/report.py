@@ -40,8 +40,8 @@ from eke.report.page import write_page
 from eke.report.pictures import Image, picture_of
 from eke.report.projection import project
 from eke.report.run import run_page
+from eke.tasks.activation_maps import N_CHANNELS, activations, default_layers
 from eke.tasks.assemble import make_stream
-from eke.tasks.explain import N_CHANNELS, activations, default_layers
 from eke.tasks.measure import METRICS
 from eke.tasks.options import FitOptions, RunOptions, TrainingOptions
 from eke.tasks.prepare import Material, prepare
@@ -147,10 +147,16 @@ def curves_of(lines: dict[str, list[dict[str, Any]]]) -> list[CurveChart]:
     """Make the charts of several journals: validation accuracy and loss."""
     accuracy = [curve_of(name, rows, "accuracy", lambda row: "evaluation" in row) for name, rows in lines.items()]
     loss = [curve_of(name, rows, "loss", lambda row: "loss" in row) for name, rows in lines.items()]
-    return [
-        CurveChart("Validation accuracy", accuracy, rate=True),
-        CurveChart("Training loss", loss),
-    ]
+    charts = [CurveChart("Validation accuracy", accuracy, rate=True), CurveChart("Training loss", loss)]
+    attending = {name: rows for name, rows in lines.items() if any("attention_agreement" in row for row in rows)}
+    for name, rows in attending.items():
+        kinds = {"agreement of two views": "agreement", "part between images": "spread", "flat": "flat_rate"}
+        curves = [
+            curve_of(words, rows, f"attention_{kind}", lambda row: "attention_agreement" in row)
+            for words, kind in kinds.items()
+        ]
+        charts.append(CurveChart(f"Attention maps of {name}", curves))
+    return charts
 
 
 def curve_of(name: str, rows: list[dict[str, Any]], key: str, wanted: Any) -> Curve:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from eke.tasks.prepare import Material
 
 POOL_SAMPLE, POOL_SAMPLE_PER_CLASS = 2000, 25
 """Unlabeled images that are predicted at the end, for the distribution of predicted classes: the larger of both."""
+COLLAPSED_FLAT_RATE, COLLAPSED_SPREAD = 0.5, 0.25
+"""Attention maps say nothing above the one, or below the other."""
 
 
 def train(
@@ -177,7 +180,12 @@ def finish(options: FitOptions, material: Material, folder: RunFolder, assembly:
             "evaluations": evaluations,
             "pool": pool_distribution(network, material, options.seed),
             "classes": list(card.classes),
-            "notes": [*assembly.notes, *material.split.notes, *group_notes(material)],
+            "notes": [
+                *assembly.notes,
+                *material.split.notes,
+                *group_notes(material),
+                *attention_notes(folder.lines(), options.steps),
+            ],
             "problems": material.problems,
         },
     )
@@ -195,6 +203,30 @@ def group_notes(material: Material) -> list[str]:
                 "images for independent, which images of one group are not: they are too narrow."
             )
     return notes
+
+
+def attention_notes(lines: list[dict[str, Any]], n_steps: int) -> list[str]:
+    """Say where attention maps agree at the end because they say nothing: flat, or the same for every image.
+
+    Args:
+        lines: of the journal.
+        n_steps: of the run; its last tenth is looked at, or its last line.
+    """
+    logged = [line for line in lines if "attention_flat_rate" in line]
+    last = [line for line in logged if line["step"] > 0.9 * n_steps] or logged[-1:]
+    if not last:
+        return []
+    flat, spread = (fmean(line[f"attention_{name}"] for line in last) for name in ("flat_rate", "spread"))
+    if flat > COLLAPSED_FLAT_RATE:
+        found = f"{100 * flat:.0f} % of the images have a flat map"
+    elif spread < COLLAPSED_SPREAD:
+        found = f"they are nearly the same for every image ({100 * spread:.1f} % of their variance is between images)"
+    else:
+        return []
+    return [
+        f"The attention maps have collapsed: {found}, so that they agree without looking anywhere. Lower the weight of "
+        "the attention term, let it grow slowly (attention.ramp_rate), or take attention.loss=contrastive."
+    ]
 
 
 def pool_distribution(network: torch.nn.Module, material: Material, seed: int) -> dict[str, Any] | None:

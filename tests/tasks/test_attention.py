@@ -1,0 +1,113 @@
+"""Attention consistency end to end: any method takes it, it resumes exactly, is reported, and its collapse is said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eke.engine.journal import RunFolder
+from eke.errors import ConfigError
+from eke.tasks.fit import fit
+from eke.tasks.report import curves_of
+from eke.tasks.train import attention_notes
+
+from .conftest import digit_options
+
+ATTENTION = ("attention.weight=2", "attention.layer=block2,block4")
+
+
+@pytest.fixture(scope="module")
+def attending_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("attending") / "run"
+    fit(digit_options("fixmatch", ATTENTION), run)
+    return run
+
+
+def test_the_journal_holds_what_the_maps_do_and_the_baseline_has_none(attending_run: Path) -> None:
+    windows = [line for line in RunFolder(attending_run).lines() if "loss" in line]
+    for line in windows:
+        assert line["loss_attention"] > 0
+        assert -1 <= line["attention_agreement"] <= 1
+        assert line["loss"] == pytest.approx(line["loss_x"] + line["loss_u"] + 2 * line["loss_attention"], rel=1e-5)
+    baseline = Path(json.loads((attending_run / "results.json").read_text())["baseline"]["run"])
+    assert json.loads((baseline / "config.json").read_text())["attention"]["weight"] == 0
+    assert all("loss_attention" not in line for line in RunFolder(baseline).lines())
+
+
+def test_the_report_shows_the_maps_agreement_over_time(attending_run: Path) -> None:
+    page = (attending_run / "report.html").read_text()
+    assert "Attention maps of fixmatch" in page
+    charts = curves_of({"fixmatch": RunFolder(attending_run).lines(), "supervised": [{"step": 1, "loss": 0.5}]})
+    assert [chart.title for chart in charts][2:] == ["Attention maps of fixmatch"]
+    assert [len(curve.steps) for curve in charts[2].curves] == [6, 6, 6]
+
+
+def test_a_run_with_attention_resumes_bit_identical(
+    attending_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import eke.tasks.train as train_task
+
+    class StoppedError(Exception):
+        pass
+
+    save = train_task.save_checkpoint
+
+    def save_and_stop(*args: Any, **named: Any) -> None:
+        save(*args, **named)
+        raise StoppedError
+
+    options = digit_options("fixmatch", ATTENTION)
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(train_task, "save_checkpoint", save_and_stop)
+        fit(options, tmp_path / "cut")
+    fit(options, tmp_path / "cut", resume=True)
+    whole, cut = (load_file(run / "model" / "weights.safetensors") for run in (attending_run, tmp_path / "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_maps_that_collapse_under_a_weight_that_is_far_too_high_are_said(tmp_path: Path) -> None:
+    """Against it the other losses weigh nothing: then one map for all images is the cheapest."""
+    alone = ("method.gamma=10", "method.alpha=0", "method.beta=0", "method.layer=block4", "optim.lr=0.1")
+    options = digit_options(
+        "gradcam_consistency",
+        (*alone, "attention.loss=cosine"),
+        **{"steps": 60, "batch": {"labeled": 16, "mu": 2}, "evaluate": {"every_steps": 60}, "baseline": "none"},
+    )
+    results = fit(options, tmp_path / "collapsed")
+    assert results is not None
+    assert any("collapsed: they are nearly the same for every image" in note for note in results["notes"])
+    assert "maps have collapsed" in (tmp_path / "collapsed" / "report.html").read_text()
+
+
+def line(step: int, flat_rate: float, spread: float) -> dict[str, Any]:
+    return {"step": step, "attention_flat_rate": flat_rate, "attention_spread": spread}
+
+
+def test_the_end_of_a_run_decides_whether_its_maps_have_collapsed() -> None:
+    assert attention_notes([{"step": 20, "loss": 1.0}], 20) == []
+    assert attention_notes([line(20, 0.9, 0.0), line(100, 0.1, 0.8)], 100) == []
+    assert "70 % of the images have a flat map" in attention_notes([line(20, 0.0, 0.8), line(100, 0.7, 0.8)], 100)[0]
+    assert "10.0 % of their variance" in attention_notes([line(95, 0.0, 0.15), line(100, 0.0, 0.05)], 100)[0]
+    assert attention_notes([line(7, 0.0, 0.01)], 100), "a run with one line only"
+
+
+@pytest.mark.parametrize(
+    ("method", "assignments", "message"),
+    [
+        ("supervised", ATTENTION, "which supervised is not"),
+        ("mixmatch", ATTENTION, "which mixmatch is not"),
+        ("fixmatch", ("attention.weight=1",), "needs attention.layer"),
+        ("fixmatch", ("attention.weight=1", "attention.layer=block22"), "no layer 'block22'. Did you mean"),
+        ("fixmatch", (*ATTENTION, "compute.compile=true"), "compute.compile=false"),
+        ("gradcam_consistency", ("compute.compile=true",), "compute.compile=false"),
+        ("fixmatch", ("attention.map=gradcamm",), "attention.map"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_training(
+    method: str, assignments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(digit_options(method, assignments, baseline="none"), tmp_path / "run")
