@@ -1,12 +1,12 @@
 """Table II of the Grad-CAM consistency paper (Lee and Cho): what each loss does, by itself and with the others.
 
-Rows: supervised training on plain and on augmented labeled images (the paper's baseline), with the pseudo-label loss (the
-paper's ablation, in its three forms), with the Grad-CAM loss alone (the ablation that its introduction names) and with all
-three losses, at an early and at the deepest layer. Every row puts the same number of images through the network.
+Rows: supervised training on plain and on augmented labeled images (the paper's baseline), with the pseudo-label loss
+(the paper's ablation, in three forms), with the Grad-CAM loss alone (the ablation that its introduction names) and
+with all three losses, at an early and at the deepest layer. Every row puts the same number of images through the network.
 
 What is smaller than in the paper, and what is left out:
-1. The paper trains ResNet-50 from ImageNet weights on 5,000 labels of CIFAR-10 and reports validation images; here a small
-   network from random weights, fewer labels, and test images, read once. Nothing is chosen.
+1. The paper trains ResNet-50 from ImageNet weights on 5,000 labels of CIFAR-10 and reports validation images; here a
+   small network from random weights, fewer labels, and test images, read once. Nothing is chosen.
 2. One ratio of unlabeled to labeled images instead of three; two layers instead of four.
 """
 
@@ -42,14 +42,14 @@ def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Pat
     plan, images = (
         (PoolPlan("digits", 900, 300, labels_per_class=4), 4_000)
         if scale == "smoke"
-        else (PoolPlan("cifar10", 10_000, 2_000, labels_per_class=100), 36_000)
+        else (PoolPlan("cifar10", 10_000, 2_000, labels_per_class=100), 24_000)
     )
     found = build_data(plan, out / "data", data, seeds, progress)
     text = (
-        f"{plan.name}: {plan.labels_per_class} labels per class, a pool of {plan.n_pool:,} images, {plan.n_test:,} test "
-        f"images. Network small (0.17 M parameters), FixMatch's optimizer, B = {SIZE} and as many unlabeled images, "
-        f"{images:,} images through the network in every row, all views counted; alpha = beta = gamma = 1. Augmented: a "
-        "crop, a flip, a quarter turn and a color jitter. Nothing is chosen on validation: there is none."
+        f"{plan.name}: {plan.labels_per_class} labels per class, a pool of {plan.n_pool:,} images, {plan.n_test:,} "
+        f"test images. Network small (0.17 M parameters), FixMatch's optimizer, B = {SIZE} and as many unlabeled "
+        f"images, {images:,} images through the network in every row, all views counted; alpha = beta = gamma = 1. "
+        "Augmented: a crop, a flip, a quarter turn and a color jitter. Nothing is chosen on validation: there is none."
     )
     bench = SmallBench(found, images, labeled=SIZE, mu=1, size=3 * SIZE, n_extra=0, text=text, flips=True)
     series = {name: Rows(bench, seeds).series(work) for name, work in _works(images).items()}
