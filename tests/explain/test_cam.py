@@ -150,6 +150,15 @@ def test_with_constant_weights_only_the_features_move(name):
     assert all(parameter.grad is None for parameter in above.parameters())
 
 
+def test_constant_weights_cost_no_second_derivatives(monkeypatch):
+    below, above, images = two_halves()
+    features = below(images)
+    asked, grad = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: asked.append(k["create_graph"]) or grad(*a, **k))
+    grad_cam(of_class(above(features)), features, create_graph=True, constant_weights=True)
+    assert asked == [False]
+
+
 def test_without_create_graph_maps_are_detached_and_the_graph_lives_on():
     below, above, images = two_halves()
     features = below(images)

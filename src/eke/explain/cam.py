@@ -50,7 +50,7 @@ def grad_cam_plus_plus(
 
     The common factor exp(S) of an image's map is left out: it overflows, and scaling the map removes it.
 
-    Source: Grad-CAM++ (Chattopadhay et al. 2018, arXiv:1710.11063), eq. 7 and 19.
+    Source: Grad-CAM++ (Chattopadhyay et al. 2018, arXiv:1710.11063), eq. 7 and 19.
 
     Arguments, result and errors are those of `grad_cam`.
     """
@@ -60,7 +60,7 @@ def grad_cam_plus_plus(
 def layer_cam(score: Tensor, features: Maps, *, create_graph: bool = False, constant_weights: bool = False) -> Maps:
     """Weigh each position of each channel by its own positive gradient: sum_k relu(g_k) A_k. Good at early layers.
 
-    Source: LayerCAM (Jiang et al. 2021, IEEE TIP 30), eq. 6 to 8, without the last ReLU.
+    Source: LayerCAM (Jiang et al. 2021, IEEE Transactions on Image Processing 30), without the last ReLU.
 
     Arguments, result and errors are those of `grad_cam`.
     """

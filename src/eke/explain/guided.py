@@ -85,7 +85,7 @@ def guided_relus() -> Iterator[GuidedReLUs]:
     ReLUs that are not called by name stay ordinary: `clamp(min=0)`, scripted or compiled modules, and an in-place
     ReLU of a slice of a tensor that is read as a whole afterwards.
 
-    Source: Striving for Simplicity (Springenberg et al. 2015, arXiv:1412.6806), section 3.4.
+    Source: Striving for Simplicity (Springenberg et al. 2015, arXiv:1412.6806), section 4.
 
     Yields:
         The handle that gives the gradients.
