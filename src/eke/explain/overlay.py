@@ -14,7 +14,6 @@ from eke.explain.scale import is_flat
 _STRONGEST_OPACITY = 0.7
 
 
-@torch.no_grad()
 def overlay(image: Tensor, heat: Tensor, *, signed: bool = False) -> Tensor:
     """Lay a map over an image: the larger its value, the hotter the color and the less of the image shows through.
 
