@@ -1,6 +1,7 @@
 """The attention term: geometry, batch norm, orders of differentiation, what it refuses, and that methods take it."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -280,9 +281,11 @@ def test_flat_and_equal_maps_are_said() -> None:
     loss, terms = attend(network, views, layer="1")
     assert loss.item() == 0
     assert terms["attention_flat_rate"] == 1
+    assert terms["attention_entropy"].item() == pytest.approx(math.log(SIDE**2))
     original = views[0]._replace(pixels=views[0].pixels[:1].expand(4, -1, -1, -1))
     _, terms = attend(pixelwise(), (original, original), layer="1")
     assert terms["attention_flat_rate"] == 0
+    assert terms["attention_entropy"] < math.log(SIDE**2) - 0.01
     assert terms["attention_spread"].item() == pytest.approx(0, abs=1e-12)
 
 
@@ -352,7 +355,7 @@ def test_methods_take_the_term(name: str) -> None:
     batch = make_batch(name, 0)
     a, b = without(batch), with_it(batch)
     assert set(b.terms) - set(a.terms) == {
-        *("loss_attention", "attention_agreement", "attention_flat_rate", "attention_spread")
+        *("loss_attention", "attention_agreement", "attention_entropy", "attention_flat_rate", "attention_spread")
     }
     assert b.terms["loss_attention"] > 0
     assert b.loss.item() == pytest.approx(a.loss.item() + 2.5 * b.terms["loss_attention"].item(), rel=1e-9)

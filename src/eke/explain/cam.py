@@ -50,7 +50,7 @@ def grad_cam_plus_plus(
 
     The common factor exp(S) of an image's map is left out: it overflows, and scaling the map removes it.
 
-    Source: Grad-CAM++ (Chattopadhyay et al. 2018, arXiv:1710.11063), eq. 7 and 19.
+    Source: Grad-CAM++ (Chattopadhyay et al. 2018, arXiv:1710.11063), the closed form of its weights.
 
     Arguments, result and errors are those of `grad_cam`.
     """

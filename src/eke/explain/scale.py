@@ -60,11 +60,6 @@ def is_flat(maps: Tensor) -> Tensor:
     return values.amax(1) - values.amin(1) <= _ROUNDING_RATE * values.abs().amax(1)
 
 
-def share_of_flat(maps: Tensor) -> Tensor:
-    """Return the share of maps (N, ...) that are flat: a scalar, to be watched where maps are trained."""
-    return is_flat(maps).float().mean()
-
-
 def map_entropy(maps: Tensor) -> Tensor:
     """Measure how far each map is spread: -sum p log p with p = |m| / sum |m|.
 

@@ -25,7 +25,7 @@ from eke.config import Options
 from eke.errors import ConfigError
 from eke.explain.cam import CAMS, class_activation
 from eke.explain.gradients import channel_magnitude, saliency
-from eke.explain.scale import Scale, is_flat, normalize
+from eke.explain.scale import Scale, is_flat, map_entropy, normalize
 from eke.losses.maps import MAP_LOSSES
 from eke.losses.ramps import linear_ramp
 from eke.losses.similarity import unit_length
@@ -248,6 +248,7 @@ def diagnostics(target: Tensor, own: Tensor, valid: Tensor) -> dict[str, Tensor]
 
     Returns:
         Scalars of the global batch: attention_agreement (mean cosine of the two maps, each around its mean),
+        attention_entropy (of the augmented views' maps, in nats: log of the places where a map is even),
         attention_flat_rate (part of the images with a flat map), attention_spread (variance over images as part of all
         variance of the maps: 0 where they are the same for every image).
     """
@@ -256,6 +257,7 @@ def diagnostics(target: Tensor, own: Tensor, valid: Tensor) -> dict[str, Tensor]
     around_average, whole = global_mean((b - global_mean(b, 0)).square()), global_mean(b.square())
     return {
         "attention_agreement": global_mean((unit_length(a.flatten(1)) * unit_length(b.flatten(1))).sum(1)),
+        "attention_entropy": global_mean(map_entropy(own * valid).to(b.dtype)),
         "attention_flat_rate": global_mean(flat.to(b.dtype)),
         "attention_spread": around_average / whole.clamp(min=torch.finfo(b.dtype).tiny),
     }
