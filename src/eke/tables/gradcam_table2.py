@@ -48,7 +48,8 @@ def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Pat
     text = (
         f"{plan.name}: {plan.labels_per_class} labels per class, a pool of {plan.n_pool:,} images, {plan.n_test:,} "
         f"test images. Network small (0.17 M parameters), FixMatch's optimizer, B = {SIZE} and as many unlabeled "
-        f"images, {images:,} images through the network in every row, all views counted; alpha = beta = gamma = 1. "
+        f"images (L_S alone: B = {3 * SIZE}), {images:,} images through the network in every row, all views counted; "
+        "alpha = beta = gamma = 1. "
         "Augmented: a crop, a flip, a quarter turn and a color jitter. Nothing is chosen on validation: there is none."
     )
     works = _works(images, "-noflip" if scale == "smoke" else "")  # a digit's mirror image is another sign
