@@ -172,13 +172,13 @@ def _table(results: dict[str, Any], part: str) -> list[str]:
     if baseline and part in baseline["evaluations"]:
         rows.append((f"{baseline['method']} (baseline)", baseline["evaluations"][part]))
     heads = {"accuracy": "accuracy", "macro_f1": "macro F1", "calibration_error": "calibration error"}
-    lines = [f"{part} ({rows[0][1]['n']:,} images)".ljust(26) + "".join(f"{head:<22}" for head in heads.values())]
+    lines = [f"{part} ({rows[0][1]['n']:,} images)".ljust(26) + "".join(f"{head:<24}" for head in heads.values())]
     for name, figures in rows:
-        cells = "".join(f"{_cell(figures[metric]):<22}" for metric in METRICS)
+        cells = "".join(f"{_cell(figures[metric]):<24}" for metric in METRICS)
         lines.append(f"  {name:<24}{cells}")
     compared = results.get("difference", {}).get(part)
     if compared:
-        cells = "".join(f"{_cell(compared[metric], '+'):<22}" for metric in METRICS)
+        cells = "".join(f"{_cell(compared[metric], '+'):<24}" for metric in METRICS)
         lines.append(f"  {'difference':<24}{cells}")
         lines += ["", _verdict(results["method"], compared["accuracy"], part)]
     return lines
