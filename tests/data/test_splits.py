@@ -63,6 +63,21 @@ def test_the_budget_is_train_plus_validation() -> None:
     assert split_of(images, labels_per_class=25, seed=1).labeled != split.labeled
 
 
+def test_so_many_unlabeled_images_beside_those_that_train() -> None:
+    images = image_set([label for label in range(3) for _ in range(100)] + [-1] * 50)
+    whole = split_of(images, labels_per_class=25)
+    some, more = (split_of(images, labels_per_class=25, n_unlabeled=n) for n in (40, 120))
+    assert (some.labeled, some.validation) == (whole.labeled, whole.validation)
+    assert set(some.labeled) <= set(some.unlabeled) < set(more.unlabeled) < set(whole.unlabeled)
+    assert [len(split.unlabeled) for split in (some, more)] == [40 + 60, 120 + 60]
+    alone = split_of(images, labels_per_class=25, n_unlabeled=40, unlabeled_with_labeled=False)
+    assert set(alone.unlabeled) == set(some.unlabeled) - set(some.labeled)
+    assert split_of(images, labels_per_class=25, n_unlabeled=40, seed=1).unlabeled != some.unlabeled
+    everything = split_of(images, labels_per_class=25, n_unlabeled=276)
+    assert everything.unlabeled == whole.unlabeled
+    assert everything.notes == (*whole.notes, "276 unlabeled images were asked for, but there are 275.")
+
+
 @pytest.mark.parametrize(("n", "rate", "train"), [(5, 0.2, 4), (4, 0.25, 3), (9, 0.2, 8), (10, 0.3, 7), (3, 0.9, 1)])
 def test_rounding_is_down_so_that_one_image_trains(n: int, rate: float, train: int) -> None:
     images = image_set([0] * 50 + [1] * 50)
@@ -78,7 +93,9 @@ def test_rates_are_not_misled_by_binary_fractions() -> None:
         assert 0 not in chosen
 
 
-@pytest.mark.parametrize("options", [{}, {"labels_per_class": 7}, {"n_labels": 31}, {"holdout_rate": 0.3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"labels_per_class": 7}, {"n_labels": 31, "n_unlabeled": 20}, {"holdout_rate": 0.3}]
+)
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_order_of_rows_does_not_matter(options: dict[str, object], grouped: bool) -> None:
     rng = np.random.default_rng(0)

@@ -37,6 +37,8 @@ class DataOptions(Options):
     """The folder below the class folder names the group (patient, track) that no split tears apart."""
     unlabeled_with_labeled: bool = True
     """Whether the unlabeled pool holds the labeled training images too, as in FixMatch."""
+    n_unlabeled: int | None = Field(None, ge=1)
+    """Use so many images without a label, drawn by the seed, and leave out the rest; default: all."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:

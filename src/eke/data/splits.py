@@ -26,7 +26,7 @@ class Split:
     labeled: tuple[str, ...]
     validation: tuple[str, ...]
     unlabeled: tuple[str, ...]
-    """All training images, the labeled ones included unless the options say otherwise."""
+    """The training images, or so many as the options say, the labeled ones included unless they say otherwise."""
     test: tuple[str, ...]
     dropped: tuple[str, ...]
     """Images that are in no part: their equal, or one of their group, tests or validates."""
@@ -79,11 +79,10 @@ def make_split(train: ImageSet, test: ImageSet | None, options: DataOptions, see
     division.settle_test()
     labeled, validation = division.spend()
     division.drop_relatives("val", "validation")
-    pool = np.flatnonzero(division.role == "train")
     return Split(
         labeled=division.ids(labeled),
         validation=division.ids(validation),
-        unlabeled=division.ids(pool if options.unlabeled_with_labeled else np.setdiff1d(pool, labeled)),
+        unlabeled=division.ids(division.pool(labeled)),
         test=division.test_ids(),
         dropped=division.ids(np.flatnonzero(division.role == "dropped")),
         notes=tuple(division.notes),
@@ -105,7 +104,7 @@ def make_pool(train: ImageSet, test: ImageSet | None, options: DataOptions, seed
     """
     division = _Division(train, test, options.model_copy(update={"holdout_rate": 0.0}), seed)
     division.settle_test()
-    pool = np.flatnonzero(division.role == "train")
+    pool = division.pool(np.array([], dtype=np.int64))
     if not len(pool):
         raise DataError(f"{train.source} has no image to train on: all of them validate or test.")
     return Split(
@@ -237,6 +236,15 @@ class _Division:
         )
         self.role[validation] = "val"
         return labeled, validation
+
+    def pool(self, labeled: np.ndarray) -> np.ndarray:
+        """Choose the rows that are used without a label; call it when all parts are settled."""
+        others, wanted = np.setdiff1d(np.flatnonzero(self.role == "train"), labeled), self.options.n_unlabeled
+        if wanted is not None:
+            if wanted > len(others):
+                self.notes.append(f"{wanted:,} unlabeled images were asked for, but there are {len(others):,}.")
+            others = others[np.argsort(self.ranks[others])][:wanted]
+        return np.union1d(others, labeled) if self.options.unlabeled_with_labeled else others
 
     def last_of_each(self, rows: np.ndarray, n: int) -> np.ndarray:
         """Return the last n rows of each class, at most half of them: far from the first, which train."""

@@ -104,6 +104,43 @@ def interval_bars(title: str, rows: Sequence[tuple[str, Interval]]) -> Chart:
     return Chart(title, draw_svg(draw, 44 + 34 * len(rows), alt), alt)
 
 
+def interval_curves(title: str, x: str, curves: Sequence[tuple[str, Sequence[tuple[float, Interval]]]]) -> Chart:
+    """Draw rates in [0, 1] over a quantity, one line per name, each point with its interval.
+
+    Args:
+        title: printed above the chart.
+        x: what the quantity is; printed under its axis, which has a tick at each of its values.
+        curves: names, and points in the order of the quantity. Curves are moved apart by a hundredth of the axis, so
+            that intervals at one value do not hide each other.
+    """
+    values = sorted({at for _, points in curves for at, _ in points})
+    apart = (values[-1] - values[0]) / 100
+
+    def draw(figure: Any) -> None:
+        axes = add_axes(figure, left=52, right=18, top=12, bottom=40)
+        for i, (_, points) in enumerate(curves):
+            color, dashes = SERIES[i % N_SERIES], _DASHES[i // N_SERIES % len(_DASHES)]
+            at = [value + (i - (len(curves) - 1) / 2) * apart for value, _ in points]
+            style = {"dashes": dashes} if dashes else {}
+            axes.plot(at, [each.value for _, each in points], color=color, lw=2, marker="o", ms=6, **style)
+            for place, (_, (_, low, high)) in zip(at, points, strict=True):
+                if math.isfinite(low) and math.isfinite(high):
+                    axes.plot([place, place], [low, high], color=color, lw=4, alpha=0.35, solid_capstyle="butt")
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.set_xlabel(x, color=INK)
+        percent_axis(axes.yaxis)
+
+    def in_words(name: str, points: Sequence[tuple[float, Interval]]) -> str:
+        return f"{name}: " + ", ".join(f"{_number(each.value, True)}{_ends(each)} at {at:g}" for at, each in points)
+
+    keys = tuple(
+        Key(name, i % N_SERIES + 1, " ".join(f"{d:g}" for d in _DASHES[i // N_SERIES % len(_DASHES)]), "line")
+        for i, (name, _) in enumerate(curves)
+    )
+    alt = f"{title}, over {x}. " + "; ".join(in_words(*curve) for curve in curves) + "."
+    return Chart(title, draw_svg(draw, 320, alt), alt, keys)
+
+
 def reliability_diagram(title: str, table: Reliability) -> Chart:
     """Draw accuracy against confidence per bin, the diagonal of perfect calibration, and images per bin."""
     full = table.n_images > 0

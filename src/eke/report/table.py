@@ -6,10 +6,12 @@ The same as Markdown, to paste into documentation.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import stdev
 from typing import Literal, NamedTuple, get_args
 
 from eke.metrics.statistics import Interval, Paired
-from eke.report.charts import interval_bars
+from eke.report.charts import interval_bars, interval_curves
+from eke.report.drawing import Chart
 from eke.report.figures import how_to_repeat
 from eke.report.page import Block, Cell, Page, Section, Table, Text, Tone
 from eke.report.words import count, ends, p_value, percent, points
@@ -63,6 +65,8 @@ class TableSection:
     """What all rows share."""
     columns: Sequence[str]
     rows: Sequence[TableRow]
+    x: str = ""
+    """What the columns are values of, where they are numbers."""
 
 
 class Judged(NamedTuple):
@@ -130,8 +134,9 @@ def _headline(claims: Sequence[JudgedClaim]) -> str:
 
 SPENT_COLUMNS = ("Labels", "Images through the network", "Images/s", "Seconds of training", "Steps")
 READING = (
-    "Figures are means over seeds with the 95 % t interval under them. Paper / ours: other images, another network and "
-    "far fewer steps unless the text above says otherwise, so only signs and orders can be compared."
+    "Figures are means over seeds with the 95 % t interval and the standard deviation (SD) under them. Paper / ours: "
+    "other images, another network and far fewer steps unless the text above says otherwise, so only signs and orders "
+    "can be compared."
 )
 JUDGING = (
     "A sentence is put as differences that it says are above 0. Each is the mean over seeds of paired differences: the "
@@ -164,6 +169,8 @@ def _section(section: TableSection) -> list[Block]:
         Text(READING),
         Table("What a row took, mean over seeds", ["", *SPENT_COLUMNS], spent),
     ]
+    if section.x:
+        return [*blocks, _curves(section)]
     first = section.columns[0]
     shown = [(row.name, row.figures[first]) for row in section.rows if first in row.figures]
     bars = [(name, figure.ours) for name, figure in shown if figure.ours is not None and figure.rate]
@@ -172,10 +179,20 @@ def _section(section: TableSection) -> list[Block]:
     return blocks
 
 
+def _curves(section: TableSection) -> Chart:
+    curves = []
+    for row in section.rows:
+        points = [(float(x), row.figures[x].ours) for x in section.columns if x in row.figures]
+        curves.append((row.name, [(x, ours) for x, ours in points if ours is not None]))
+    return interval_curves("Mean over seeds with 95 % t interval", section.x, curves)
+
+
 def _figure(figure: TableFigure | None) -> Cell:
     if figure is None:
         return Cell(_DASH)
     n = f"n = {len(figure.per_seed)}"
+    if len(figure.per_seed) > 1:
+        n += f", SD {_spread(figure)}"
     return Cell(figure_text(figure), f"{_ends(figure)}\n{n}" if _ends(figure) else n)
 
 
@@ -187,6 +204,12 @@ def figure_text(figure: TableFigure) -> str:
 
 def _value(value: float, rate: bool) -> str:
     return percent(value) if rate else f"{value:.3g}"
+
+
+def _spread(figure: TableFigure) -> str:
+    """Print the standard deviation over seeds."""
+    deviation = stdev(figure.per_seed.values())
+    return f"{100 * deviation:.1f}" if figure.rate else f"{deviation:.3g}"
 
 
 def _ends(figure: TableFigure) -> str:
@@ -272,7 +295,8 @@ def _markdown_rows(section: TableSection) -> list[str]:
 
 def _with_ends(figure: TableFigure) -> str:
     span = _ends(figure)
-    return f"{figure_text(figure)} [{span}] (n = {len(figure.per_seed)})" if span else figure_text(figure)
+    n = f"n = {len(figure.per_seed)}, SD {_spread(figure)}" if span else ""
+    return f"{figure_text(figure)} [{span}] ({n})" if span else figure_text(figure)
 
 
 def _escaped(text: str) -> str:

@@ -4,6 +4,9 @@ TABLES: dict[str, str] = {
     "comatch-table2": "eke.tables.comatch_table2",
     "label-request": "eke.tables.label_request",
     "unseen-classes": "eke.tables.unseen_classes",
+    "gradcam-table1": "eke.tables.gradcam_table1",
     "gradcam-table2": "eke.tables.gradcam_table2",
+    "gradcam-fig3": "eke.tables.gradcam_fig3",
+    "gradcam-adjustability": "eke.tables.gradcam_adjustability",
 }
 """Name on the command line -> module with `make_table`."""

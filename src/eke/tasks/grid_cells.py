@@ -150,14 +150,16 @@ class Train:
         if self.kind == "pretrain":
             options = resolve_pretrain(self.method, given)
         else:
-            options = resolve(self.method, {**given, "test": data.test, "labels": list(labels), "baseline": "none"})
+            measured = {"test": data.test, "data": {**self.flags.get("data", {}), "val_source": data.validation}}
+            options = resolve(self.method, {**given, **measured, "labels": list(labels), "baseline": "none"})
         if self.images is None:
             return options
         return options.model_copy(update={"steps": max(1, self.images // images_per_step(options))})
 
     def determines(self, data: TableData) -> Mapping[str, Any]:
-        left_out = {"source", "test", "labels", "init", "seed", "checkpoint", "evaluate"}
-        return self.options(data).model_dump(mode="json", exclude=left_out)
+        elsewhere = {"source", "test", "labels", "init", "seed", "checkpoint", "evaluate"}
+        values = self.options(data).model_dump(mode="json", exclude=elsewhere)
+        return {**values, "data": {name: value for name, value in values["data"].items() if name != "val_source"}}
 
     def words(self, data: TableData) -> str:
         options = self.options(data)
@@ -177,6 +179,8 @@ class Train:
         if "evaluations" in results:
             figures["labels"] = results["labels"]["total"]
             figures["accuracy"] = results["evaluations"]["test"]["accuracy"]["value"]
+            if "validation" in results["evaluations"]:
+                figures["validation"] = results["evaluations"]["validation"]["accuracy"]["value"]
         return figures
 
 

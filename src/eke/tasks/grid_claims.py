@@ -20,20 +20,24 @@ PerSeed = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Contrast:
-    """One difference that a claim says is above 0: the sum of some figures minus the sum of others, seed by seed."""
+    """One difference that a claim says is above 0: the sum of some figures minus that of others, seed by seed."""
 
     words: str
     plus: Sequence[PerSeed]
     minus: Sequence[PerSeed]
     rate: bool = True
     """Whether the figures lie in [0, 1]."""
+    n: int = 1
+    """What the sums are divided by."""
 
     def paired(self) -> Paired | None:
         """Return the mean over the seeds that all figures have, with its t interval; None where there is none."""
         seeds = sorted(set.intersection(*(set(figures) for figures in (*self.plus, *self.minus))))
         if not seeds:
             return None
-        high, low = ([sum(figures[seed] for figures in side) for seed in seeds] for side in (self.plus, self.minus))
+        high, low = (
+            [sum(figures[seed] for figures in side) / self.n for seed in seeds] for side in (self.plus, self.minus)
+        )
         return paired_t(high, low)
 
 

@@ -1,4 +1,4 @@
-"""The images of a table: a pool without labels, first labels for each seed, the truth kept aside, and test images.
+"""The images of a table: a pool without labels, first labels for each seed, the truth aside, and what is measured on.
 
 Built once under the table's folder. What a table trains on must not know more than its rows may: the pool holds no
 labels, and `truth.csv` is read by the simulated annotator and by diagnostics only.
@@ -16,9 +16,9 @@ import numpy as np
 from eke.config import fingerprint
 from eke.data.decode import decode
 from eke.data.dividing import by_class, order_of
-from eke.data.images import ImageSet
+from eke.data.images import ImageSet, with_classes
 from eke.data.sources import open_images
-from eke.errors import ConfigError, DataError
+from eke.errors import ConfigError, DataError, did_you_mean
 from eke.files import locked, write_atomic, write_json
 from eke.progress import Progress, silent
 
@@ -46,6 +46,8 @@ class TableData:
     """Seed -> label file; empty where the source's own labels count."""
     truth: Path | None = None
     """Label file of all images, for the simulated annotator; None: a person answers."""
+    validation: str | None = None
+    """Labeled images on which a table chooses; None: it chooses nothing."""
 
     def labels_of(self, seed: int) -> tuple[Path, ...]:
         """Return the first labels of a seed: every cell of the seed has the same."""
@@ -67,6 +69,10 @@ class PoolPlan:
     """So many classes, the last ones, have no label and no test image. They make a third of the pool."""
     keep_unseen: bool = True
     """Whether the images of these classes are in the pool; without them it is two thirds as large."""
+    n_val: int = 0
+    """Training images with their labels, outside of the pool."""
+    classes: tuple[str, ...] = ()
+    """The only ones that are taken; empty: all."""
 
 
 def build_data(plan: PoolPlan, folder: Path, data: Path | None, seeds: Iterable[int], progress: Progress) -> TableData:
@@ -84,7 +90,8 @@ def build_data(plan: PoolPlan, folder: Path, data: Path | None, seeds: Iterable[
         DataError: the set is not there, or has too few images.
     """
     home = folder / f"{plan.name}-{fingerprint(asdict(plan))[:8]}"
-    files = {name: home / name for name in ("pool.npz", "test.npz", "truth.csv", "data.json")}
+    images = ("pool.npz", "test.npz", "truth.csv", *["val.npz"] * bool(plan.n_val))
+    files = {name: home / name for name in (*images, "data.json")}
     with locked(home.with_suffix(".lock")):
         if not files["data.json"].exists():
             write_json(
@@ -95,12 +102,13 @@ def build_data(plan: PoolPlan, folder: Path, data: Path | None, seeds: Iterable[
             if not file.exists():
                 write_known(file, _first_labels(read_known(files["truth.csv"]), plan, seed))
     return TableData(
-        name=plan.name,
+        name="-".join([plan.name, *plan.classes]),
         source=str(files["pool.npz"].absolute()),
         test=str(files["test.npz"].absolute()),
-        identity=fingerprint({name: hash_file(files[name]) for name in ("pool.npz", "test.npz", "truth.csv")}),
+        identity=fingerprint({name: hash_file(files[name]) for name in images}),
         labels=labels,
         truth=files["truth.csv"],
+        validation=str(files["val.npz"].absolute()) if plan.n_val else None,
     )
 
 
@@ -116,7 +124,7 @@ def read_known(path: Path) -> list[Known]:
 
 
 def _build(plan: PoolPlan, files: Mapping[str, Path], data: Path | None, progress: Progress) -> dict[str, Any]:
-    train, test = _open(plan.name, data, progress)
+    train, test = (_only(images, plan.classes) for images in _open(plan.name, data, progress))
     n_seen = len(train.classes) - plan.n_unseen
     if n_seen < 2:
         raise ConfigError(f"{plan.name} has {len(train.classes)} classes: {plan.n_unseen} of them cannot go unseen.")
@@ -125,6 +133,10 @@ def _build(plan: PoolPlan, files: Mapping[str, Path], data: Path | None, progres
     tests = _take(test, [plan.n_test // n_seen] * n_seen + [0] * plan.n_unseen)
     taken = {test.ids[row] for row in tests}
     left = train.select(row for row, name in enumerate(train.ids) if name not in taken)
+    if plan.n_val:
+        validation = _take(left, [plan.n_val // n_seen] * n_seen + [0] * plan.n_unseen)
+        _write_images(files["val.npz"], left, validation, labeled=True, progress=progress)
+        left = left.select(sorted({*range(len(left))} - {*validation}))
     pool = _take(left, per_class)
     if not plan.keep_unseen:
         pool = [row for row in pool if left.labels[row] < n_seen]
@@ -151,6 +163,17 @@ def _open(name: str, data: Path | None, progress: Progress) -> tuple[ImageSet, I
                 f"{data} has no {file.name}. Name a folder that has it, or leave out --data to download it."
             )
     return open_images(files[0], progress=progress), open_images(files[1], progress=progress)
+
+
+def _only(images: ImageSet, classes: tuple[str, ...]) -> ImageSet:
+    """Keep the images of some classes, and no other class."""
+    if not classes:
+        return images
+    for name in classes:
+        if name not in images.classes:
+            raise ConfigError(f"{images.source} has no class {name!r}. {did_you_mean(name, images.classes)}")
+    chosen = [images.classes.index(name) for name in classes]
+    return with_classes(images.select(np.flatnonzero(np.isin(images.labels, chosen))), classes)
 
 
 def _take(images: ImageSet, per_class: list[int]) -> list[int]:

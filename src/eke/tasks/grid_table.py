@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -56,15 +56,18 @@ class Section:
     """What all rows share, and every choice that was made for them."""
     columns: Sequence[str]
     rows: Sequence[Row]
+    x: str = ""
+    """What the columns are values of, where they are numbers: figures are drawn over it."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The sum of `plus` less the sum of `minus`, which a claim says is above 0."""
+    """The sum of `plus` less the sum of `minus`, divided by `n`, which a claim says is above 0."""
 
     words: str
     plus: Sequence[Series]
     minus: Sequence[Series]
+    n: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,16 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A setting that is chosen on validation, and what is stated of it alone."""
+
+    candidates: Mapping[str, Series]
+    """Figures on validation; the highest mean over seeds is chosen."""
+    state: Callable[[str], tuple[Section, Claim]]
+    """From the chosen one's name to its figures on test, from cells that the table has anyway."""
+
+
+@dataclass(frozen=True)
 class Table:
     """Everything that determines a reproduced table."""
 
@@ -91,10 +104,12 @@ class Table:
     sections: Sequence[Section]
     claims: Sequence[Claim]
     notes: Sequence[str] = ()
+    chosen: Chosen | None = None
 
     def cells(self) -> list[Cell]:
         """Return the cells of all figures."""
-        rows = [row for section in self.sections for row in section.rows]
+        stated = [self.chosen.state(name) for name in self.chosen.candidates] if self.chosen else []
+        rows = [row for section in (*self.sections, *(each for each, _ in stated)) for row in section.rows]
         in_rows = [cell for row in rows for series in row.figures.values() for cell in series.cells]
         sides = [side for claim in self.claims for each in claim.differences for side in (*each.plus, *each.minus)]
         return in_rows + [
@@ -105,16 +120,21 @@ class Table:
 def report_of(table: Table, grid: Grid, found: Mapping[str, Done], command: str) -> TableReport:
     """Put together what the cells found."""
     names = {cell.identity: f"{cell.words}, seed {cell.seed}" for cell in grid.cells.values()}
+    sections, claims = [*table.sections], [*table.claims]
+    if table.chosen and (means := _means(table.chosen.candidates, found)):
+        section, claim = table.chosen.state(max(means, key=means.__getitem__))
+        sections.append(section)
+        claims.append(claim)
     return TableReport(
         title=table.title,
         command=command,
         scale=table.scale,
         n_seeds=len(table.seeds),
         sections=[
-            TableSection(section.title, section.text, section.columns, [_row(row, found) for row in section.rows])
-            for section in table.sections
+            TableSection(each.title, each.text, each.columns, [_row(row, found) for row in each.rows], each.x)
+            for each in sections
         ],
-        claims=judge_all([_statement(claim, grid, found) for claim in table.claims]),
+        claims=judge_all([_statement(claim, grid, found) for claim in claims]),
         failures=[(names[key], done.failure) for key, done in found.items() if done.failure is not None],
         environment=environment_of(grid),
         notes=table.notes,
@@ -164,14 +184,18 @@ def _statement(claim: Claim, grid: Grid, found: Mapping[str, Done]) -> Statement
             [_per_seed(series, found) for series in each.plus],
             [_per_seed(series, found) for series in each.minus],
             rate=all(series.rate for series in (*each.plus, *each.minus)),
+            n=each.n,
         )
         for each in claim.differences
     ]
-    means = {
-        name: mean(per_seed.values()) for name, each in claim.best_of.items() if (per_seed := _per_seed(each, found))
-    }
+    means = _means(claim.best_of, found)
     best = f"; the highest mean of them: {max(means, key=means.__getitem__)}" if means else ""
     return Statement(claim.sentence, claim.source + best, contrasts, at_chance(claim.baseline, grid, found))
+
+
+def _means(by_name: Mapping[str, Series], found: Mapping[str, Done]) -> dict[str, float]:
+    """Return the mean over seeds of those that have a figure."""
+    return {name: mean(per_seed.values()) for name, each in by_name.items() if (per_seed := _per_seed(each, found))}
 
 
 def at_chance(series: Series, grid: Grid, found: Mapping[str, Done]) -> bool:
