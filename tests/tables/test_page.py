@@ -28,7 +28,18 @@ from eke.report.table import (
 from eke.tasks.grid import Done, Grid
 from eke.tasks.grid_cells import Cell, Probe, Train, run_folder
 from eke.tasks.grid_data import PoolPlan, TableData, build_data
-from eke.tasks.grid_table import Claim, Difference, Row, Section, Series, Table, at_chance, report_of, write_table
+from eke.tasks.grid_table import (
+    Chosen,
+    Claim,
+    Difference,
+    Row,
+    Section,
+    Series,
+    Table,
+    at_chance,
+    report_of,
+    write_table,
+)
 
 
 def example(**changes: object) -> TableReport:
@@ -79,8 +90,8 @@ def test_the_page_says_everything() -> None:
         "Of 3 sentences of the paper, 1 agree with these figures, 1 do not, 0 cannot be told",
         "of 1 nothing can be said.",
         "50.8 % / 61.0 %",
-        "55.0 to 67.0 n = 2",
-        "3.25 2 to 4.5 n = 2",
+        "55.0 to 67.0 n = 2, SD 1.4",
+        "3.25 2 to 4.5 n = 2, SD 0.354",
         "50.0 % n = 1",
         "30 % / none",
         "3,996",
@@ -108,7 +119,7 @@ def test_markdown_is_a_table_that_one_can_paste() -> None:
     table = lines[head : head + 5]
     assert all(len(re.findall(r"(?<!\\)\|", line)) == n for line in table)
     assert table[2].startswith(
-        r"| A \| B <b> | 50.8 % / 61.0 % [55.0 to 67.0] (n = 2) | 3.25 [2 to 4.5] (n = 2) | 20 |"
+        r"| A \| B <b> | 50.8 % / 61.0 % [55.0 to 67.0] (n = 2, SD 1.4) | 3.25 [2 to 4.5] (n = 2, SD 0.354) | 20 |"
     )
     text = "\n".join(lines)
     assert "| **A is better** (Table 2) | | **does not agree** |" in text
@@ -135,6 +146,17 @@ def test_without_failures_and_claims_their_sections_are_left_out() -> None:
     assert "Cells without a figure" not in text
     assert "Sentences and differences" not in text
     assert "not finite" not in table_markdown(example(failures=[], claims=[]))
+
+
+def test_columns_that_are_numbers_are_drawn_as_curves() -> None:
+    figure = TableFigure(Interval(0.61, 0.55, 0.67), {0: 0.6, 1: 0.62})
+    rows = [
+        TableRow("A", "", {"0.5": figure, "2": TableFigure(Interval(0.7, 0.65, 0.75), {0: 0.7, 1: 0.7})}, None),
+        TableRow("B", "", {"0.5": TableFigure(None, {}), "2": figure}, None),
+    ]
+    html = render(table_page(example(sections=[TableSection("S", "", ("0.5", "2"), rows, "images a label")])))
+    said = "A: 61.0 % (55.0 % to 67.0 %) at 0.5, 70.0 % (65.0 % to 75.0 %) at 2; B: 61.0 % (55.0 % to 67.0 %) at 2."
+    assert f"over images a label. {said}" in html
 
 
 # ------------------------------------------------------------------ from cells to the report
@@ -205,6 +227,36 @@ def test_from_figures_to_verdicts(
     assert stored["claims"][0]["verdict"] == verdict
     assert stored["sections"][0]["rows"][0]["figures"]["Acc."]["paper"] == 0.5
     assert result["markdown"] == (tmp_path / "x-smoke.md").read_text()
+
+
+def test_what_is_chosen_on_validation_is_stated_alone(digits: TableData, tmp_path: Path) -> None:
+    by_name = {"a": series(digits, 0.9), "b": series(digits, 0.8)}
+    base = series(digits, 0.7)
+
+    def state(name: str) -> tuple[Section, Claim]:
+        claim = Claim(f"{name} is above", "T", [Difference(f"{name} − base", [by_name[name]], [base])], base)
+        return Section("Chosen", "", ("Acc.",), [Row(name, {"Acc.": by_name[name]})]), claim
+
+    validation = {name: Series(each.cells, "validation") for name, each in by_name.items()}
+    mean = Difference("mean of both − base", [*by_name.values()], [base] * 2, 2)
+    table = Table(
+        "x", "X", "smoke", (0, 1), [], [Claim("both", "T", [mean], base)], chosen=Chosen(validation, state)
+    )  # fmt: skip
+    assert {cell.identity for cell in table.cells()} == {
+        cell.identity for each in (*by_name.values(), base) for cell in each.cells
+    }
+    grid = Grid(table.cells(), tmp_path)
+    predictions(grid, base, right=True)
+    done = found((by_name["a"], (0.9, 0.91)), (by_name["b"], (0.6, 0.62)), (base, (0.5, 0.5)))
+    for name, value in (("a", 0.4), ("b", 0.8)):  # b is better on validation and worse on test
+        for cell in by_name[name].cells:
+            done[cell.identity].figures["validation"] = value
+    report = report_of(table, grid, done, "a command")
+    assert [[row.name for row in section.rows] for section in report.sections] == [["b"]]
+    both, chosen = report.claims
+    assert both.parts[0].paired.interval.value == pytest.approx((0.9 + 0.91 + 0.6 + 0.62) / 4 - 0.5)
+    assert chosen.sentence == "b is above"
+    assert chosen.parts[0].paired.interval.value == pytest.approx(0.11)
 
 
 def test_at_chance_in_one_seed_is_at_chance(digits: TableData, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from eke.data.sources import open_images
 from eke.errors import ConfigError, DataError
 from eke.progress import silent
 from eke.tables import TABLES
@@ -18,6 +19,7 @@ from eke.tables.reproduce import load_table, plan, render, reproduce
 from eke.tables.unseen_classes import connections
 from eke.tasks.assemble import chosen_views, images_per_step
 from eke.tasks.grid_cells import Ask, Cell, Train
+from eke.tasks.grid_data import PoolPlan, read_known
 from eke.tasks.grid_table import Series, Table
 
 
@@ -80,7 +82,7 @@ def test_a_row_of_a_column_has_one_cell_per_seed_and_the_seeds_share_their_label
         assert all(section.columns[0] in row.figures for row in section.rows)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [name for name in TABLES if not name.startswith("gradcam")])
 def test_equal_budget(name: str, smoke: dict[str, Table]) -> None:
     """All rows put the same images through the network, to a step of each stage."""
     for section in smoke[name].sections:
@@ -153,6 +155,114 @@ def test_pools_with_and_without_unseen_classes(smoke: dict[str, Table]) -> None:
             keys.append({row["key"] for row in csv.DictReader(file)})
     assert keys[0] == keys[1]  # paired: the same images are labeled
     assert rows["CoMatch"].work == rows["CoMatch without the unseen third"].work
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name.startswith("gradcam")])
+def test_equal_steps_and_labeled_images_a_step(name: str, smoke: dict[str, Table]) -> None:
+    for series in all_series(smoke[name]):
+        options = series.cells[0].work.options(series.cells[0].data)
+        assert options.steps == 20
+        consistent = options.method["name"] == "gradcam_consistency"
+        assert options.batch.labeled in ({16} if consistent else {16, 48})
+        assert images_per_step(options) in {16, 48}
+
+
+def test_rows_of_the_gradcam_tables_differ_in_what_they_say(smoke: dict[str, Table]) -> None:
+    rows = {row.name: row.figures["Acc."] for row in smoke["gradcam-table2"].sections[0].rows}
+    assert all(series.figure == "validation" for series in rows.values())
+    options = {name: series.cells[0].work.options(series.cells[0].data) for name, series in rows.items()}
+    weights = {name: each.method for name, each in options.items() if "beta" in each.method}
+    assert {name for name, own in weights.items() if own["beta"] == 0} == {f"L_S + L_G, block{i}" for i in range(1, 5)}
+    assert {name for name, own in weights.items() if own["gamma"] == 0} == {name for name in rows if "L_P" in name} - {
+        name for name in rows if any(word in name for word in ("L_G", "saliency", "CAM"))
+    }
+    assert [weights[f"L_S + L_P{form}"]["pseudo_label"] for form in ("", ", hard", ", L2")] == ["soft", "hard", "l2"]
+    assert all(tuple(weights[name]["layer"]) == (name[-6:],) for name in weights if "L_G" in name or "CAM" in name)
+    maps = {name: each.attention.map for name, each in options.items() if each.attention.map != "gradcam"}
+    assert maps == {"L_S + L_P + saliency": "saliency", "L_S + L_P + CAM, block4": "cam"}
+    assert options["L_S"].views == {"weak": "flip-noflip"}
+    assert options["L_S, augmented"].views == {"weak": "crop-rotate-jitter-noflip"}
+    assert len({cell.identity for series in rows.values() for cell in series.cells}) == 2 * len(rows)
+
+
+def test_ratios_are_unlabeled_images_beside_the_same_labels(smoke: dict[str, Table]) -> None:
+    (section,) = smoke["gradcam-table1"].sections
+    assert [row.name for row in section.rows] == ["Ratio 0.5", "Ratio 1", "Ratio 2"]
+    for row, n in zip(section.rows, (40, 80, 160), strict=True):
+        for layer in ("block1", "block2", "block3", "block4"):
+            for cell in row.figures[layer].cells:
+                options = cell.work.options(cell.data)
+                assert (options.data.n_unlabeled, options.data.unlabeled_with_labeled) == (n, False)
+                assert cell.first_labels == cell.data.labels_of(cell.seed)
+                assert len(read_known(cell.first_labels[0])) == 80
+    assert {tuple(row.figures["Baseline"].cells) for row in section.rows} == {
+        tuple(section.rows[0].figures["Baseline"].cells)
+    }
+
+
+def test_figure_3_shares_the_cells_of_the_tables(smoke: dict[str, Table]) -> None:
+    others = {*cells_by_content(smoke["gradcam-table1"]), *cells_by_content(smoke["gradcam-table2"])}
+    assert set(cells_by_content(smoke["gradcam-fig3"])) <= others
+    (section,) = smoke["gradcam-fig3"].sections
+    assert section.x
+    assert [float(column) for column in section.columns] == [0.5, 1, 2]
+
+
+def test_what_is_chosen_on_validation_is_stated_on_test(smoke: dict[str, Table]) -> None:
+    chosen = smoke["gradcam-table1"].chosen
+    assert len(chosen.candidates) == 3 * 4
+    assert all(series.figure == "validation" for series in chosen.candidates.values())
+    section, claim = chosen.state("block2, ratio 0.5")
+    best, ablation, *_ = section.rows
+    for column, figure in (("Test", "accuracy"), ("Validation", "validation")):
+        assert best.figures[column].figure == figure
+        same = zip(best.figures[column].cells, chosen.candidates["block2, ratio 0.5"].cells, strict=True)
+        assert all(a.identity == b.identity for a, b in same)
+    options = ablation.figures["Test"].cells[0].work.options(ablation.figures["Test"].cells[0].data)
+    assert (options.method["gamma"], options.data.n_unlabeled) == (0, 40)
+    assert all(series.figure == "accuracy" for each in claim.differences for series in (*each.plus, *each.minus))
+
+
+def test_pairs_of_classes(smoke: dict[str, Table]) -> None:
+    rows = {row.name: row for row in smoke["gradcam-adjustability"].sections[0].rows}
+    for words, row in rows.items():
+        data = row.figures["L_S"].cells[0].data
+        assert {known.label for known in read_known(data.truth)} == set(words.split(" or "))
+        assert set(open_images(data.test).classes) == set(words.split(" or "))
+        assert data.validation is None
+        assert all(series.figure == "accuracy" for series in row.figures.values())
+
+
+def test_gradcam_at_the_other_scales(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = load_table("gradcam-table2", "cpu", shared_data, tmp_path)
+    per_seed = len({cell.identity for cell in cpu.cells()}) / len(cpu.seeds)
+    assert per_seed == 4 + 3 + 2 + 3 * 4 + 4 + 2
+    pairs = load_table("gradcam-adjustability", "cpu", shared_data, tmp_path)
+    assert [row.name for row in pairs.sections[0].rows] == ["cat or truck", "4 or 9", "3 or 5", "cat or dog"]
+    with pytest.raises(ConfigError, match="no paper scale"):
+        load_table("gradcam-adjustability", "paper", shared_data, tmp_path)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_gradcam_at_the_papers_scale(
+    published: bool, tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images are few here, so that they are quickly built; all else is what would run."""
+    monkeypatch.setattr("eke.tables.gradcam_bench._downloadable", lambda: published)
+    few = PoolPlan("cifar10", 60, 20, labels_per_class=2, n_val=20)
+    monkeypatch.setattr("eke.tables.gradcam_bench.PLANS", {"paper": few})
+    table = load_table("gradcam-table1", "paper", shared_data, tmp_path)
+    cell = table.sections[0].rows[0].figures["layer3"].cells[0]
+    options = cell.work.options(cell.data)
+    assert (options.batch.labeled, options.optim.lr, options.optim.schedule) == (32, 0.008, "constant")
+    assert options.model.pretrained == published
+    text = table.sections[0].text
+    if published:
+        assert cell.start is None
+        assert "from ImageNet weights" in text
+    else:
+        assert cell.start.work.method == "simclr"
+        assert "cannot be downloaded" in text
 
 
 def test_cpu_scale_lists_mnist_and_cifar(tmp_path: Path, shared_data: Path) -> None:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from eke.engine.journal import RunFolder
 from eke.errors import ConfigError
 from eke.tasks.fit import fit
+from eke.tasks.held_out_attention import attention_notes
 from eke.tasks.report import curves_of
-from eke.tasks.train import attention_notes
 
 from .conftest import digit_options
 
@@ -37,12 +37,32 @@ def test_the_journal_holds_what_the_maps_do_and_the_baseline_has_none(attending_
     assert all("loss_attention" not in line for line in RunFolder(baseline).lines())
 
 
-def test_the_report_shows_the_maps_agreement_over_time(attending_run: Path) -> None:
+def test_attention_on_held_out_images_is_noted_over_time_and_at_the_end(attending_run: Path) -> None:
+    folder = RunFolder(attending_run)
+    looked = [line for line in folder.lines() if "evaluation" in line]
+    assert len(looked) > 1
+    assert all(-1 <= line["attention_agreement"] <= 1 for line in looked)
+    measured = folder.read(folder.results)["attention"]
+    assert measured["attention_agreement"] == pytest.approx(looked[-1]["attention_agreement"], abs=1e-6)
+    assert (measured["part"], measured["layers"]) == ("validation", ["block2", "block4"])
+    assert measured["n"] == folder.read(folder.results)["labels"]["validation"]
+    assert set(measured["kept"]) == {"gradcam@block2", "gradcam@block4"}
+    baseline = RunFolder(Path(folder.read(folder.results)["baseline"]["run"]))
+    assert baseline.read(baseline.results)["attention"] is None
+
+
+def test_the_report_shows_where_the_network_looks_over_time_before_and_after(attending_run: Path) -> None:
     page = (attending_run / "report.html").read_text()
     assert "Attention maps of fixmatch" in page
     charts = curves_of({"fixmatch": RunFolder(attending_run).lines(), "supervised": [{"step": 1, "loss": 0.5}]})
     assert [chart.title for chart in charts][2:] == ["Attention maps of fixmatch"]
-    assert [len(curve.steps) for curve in charts[2].curves] == [6, 6, 6]
+    evaluations = sum("evaluation" in line for line in RunFolder(attending_run).lines())
+    assert [len(curve.steps) for curve in charts[2].curves] == [6, 6, 6, *[evaluations] * 3]
+    assert "Where it looks" in page
+    assert page.count("before: supervised (baseline)") == page.count("after: fixmatch") > 0
+    assert "Probability of the predicted class where a part of the image is kept" in page
+    alone = (attending_run / "baseline" / "report.html").read_text() if (attending_run / "baseline").exists() else ""
+    assert "Where it looks" not in alone
 
 
 def test_a_run_with_attention_resumes_bit_identical(

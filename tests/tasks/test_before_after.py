@@ -64,7 +64,7 @@ def cut(map_, matrix, size):
 def test_each_run_is_laid_out_with_maps_of_its_own(pixels, subjects):
     runs = [contender("runs/a", 0), contender("runs/b", 1)]
     kind = before_after_kind(runs, "gradcam", ("block2",), "predicted")
-    view = augmented_views(pixels, subjects)
+    view = augmented_views(pixels, [each.id for each in subjects])
     for i, explanation in enumerate(kind.explain(pixels, subjects)):
         for number, (_, network, card) in enumerate(runs, 1):
             both = torch.stack([pixels[i], as_bytes(view)[i]]).float() / 255
@@ -89,8 +89,8 @@ def test_each_run_is_laid_out_with_maps_of_its_own(pixels, subjects):
 
 
 def test_every_run_sees_the_same_view_whatever_else_is_shown(pixels, subjects):
-    view = augmented_views(pixels, subjects)
-    alone = augmented_views(pixels[2:], subjects[2:])
+    view = augmented_views(pixels, [each.id for each in subjects])
+    alone = augmented_views(pixels[2:], [subjects[2].id])
     assert torch.equal(view.pixels[2:], alone.pixels)
     assert torch.equal(view.geometry.matrix[2:], alone.geometry.matrix)
     assert not torch.equal(view.geometry.matrix[0], view.geometry.matrix[1])

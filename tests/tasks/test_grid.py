@@ -119,6 +119,32 @@ def test_unseen_classes_have_neither_labels_nor_test_images_and_make_a_third(tmp
     assert {row.key for row in read_known(without.truth)} == {r.key for r in read_known(whole.truth) if r.label in seen}
 
 
+def test_validation_images_are_apart_and_some_classes_only(tmp_path: Path) -> None:
+    plan = PoolPlan("digits", n_pool=90, n_test=40, labels_per_class=2, n_val=30, classes=("7", "3"))
+    data = build_data(plan, tmp_path, None, (0,), silent)
+    parts = [open_images(source) for source in (data.source, data.validation, data.test)]
+    ids = [{*part.ids} for part in parts]
+    assert [len(each) for each in ids] == [90, 30, 40]
+    assert not ids[0] & ids[1]
+    assert not ids[0] & ids[2]
+    assert not ids[1] & ids[2]
+    for part in parts[1:]:
+        assert sorted(part.classes) == ["3", "7"]
+        assert len(set(np.bincount(part.labels).tolist())) == 1
+    assert {row.label for row in read_known(data.truth)} == {"3", "7"}
+    assert data.name == "digits-7-3"
+    options = Train("fixmatch", FLAGS).options(data)
+    assert (options.data.val_source, options.data.val_rate) == (data.validation, 0)
+    published = open_images("digits")
+    word = {published.read(i).tobytes(): published.classes[k] for i, k in enumerate(published.labels)}
+    for part in parts[1:]:
+        assert all(word[part.read(i).tobytes()] == part.classes[k] for i, k in enumerate(part.labels))
+    with pytest.raises(ConfigError, match="no class '11'"):
+        build_data(replace(plan, classes=("7", "11")), tmp_path, None, (0,), silent)
+    with pytest.raises(DataError, match=r"images of '\d'; the table takes"):
+        build_data(replace(plan, n_val=340), tmp_path, None, (0,), silent)
+
+
 def test_sets_in_parquet_files(tmp_path: Path, shared_data: Path) -> None:
     data = build_data(PoolPlan("mnist", 50, 20, 1), tmp_path, shared_data, (0,), silent)
     assert open_images(data.source).read(0).shape[:2] == (28, 28)

@@ -11,6 +11,7 @@ Source: Semi-supervised Image Classification with Grad-CAM Consistency (Lee and 
 is decided as each option says.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, cast
 
@@ -238,27 +239,30 @@ def on_one_grid(
     return target, augmented_maps, valid.view(-1, *[1] * (target.ndim - 3), *size).expand_as(target)
 
 
-def diagnostics(target: Tensor, own: Tensor, valid: Tensor) -> dict[str, Tensor]:
+def diagnostics(
+    target: Tensor, own: Tensor, valid: Tensor, mean: Callable[..., Tensor] = global_mean
+) -> dict[str, Tensor]:
     """Tell maps that agree because they follow the image from maps that agree because they are flat or all alike.
 
     Args:
         target: (U, ...) maps of the originals, cut as the augmented views.
         own: (U, ...) maps of the augmented views.
         valid: (U, ...) bool.
+        mean: over the batch; `torch.mean` where one process looks alone.
 
     Returns:
-        Scalars of the global batch: attention_agreement (mean cosine of the two maps, each around its mean),
+        Scalars of the batch: attention_agreement (mean cosine of the two maps, each around its mean),
         attention_entropy (of the augmented views' maps, in nats: log of the places where a map is even),
         attention_flat_rate (part of the images with a flat map), attention_spread (variance over images as part of all
         variance of the maps: 0 where they are the same for every image).
     """
     flat = is_flat(_filled(target, valid)) | is_flat(_filled(own, valid))
     a, b = ((each - _mean(each, valid)) * valid for each in (target, own))
-    around_average, whole = global_mean((b - global_mean(b, 0)).square()), global_mean(b.square())
+    around_average, whole = mean((b - mean(b, 0)).square()), mean(b.square())
     return {
-        "attention_agreement": global_mean((unit_length(a.flatten(1)) * unit_length(b.flatten(1))).sum(1)),
-        "attention_entropy": global_mean(map_entropy(own * valid).to(b.dtype)),
-        "attention_flat_rate": global_mean(flat.to(b.dtype)),
+        "attention_agreement": mean((unit_length(a.flatten(1)) * unit_length(b.flatten(1))).sum(1)),
+        "attention_entropy": mean(map_entropy(own * valid).to(b.dtype)),
+        "attention_flat_rate": mean(flat.to(b.dtype)),
         "attention_spread": around_average / whole.clamp(min=torch.finfo(b.dtype).tiny),
     }
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from eke.report.content import AttentionMap, AttentionReport, ConsistencyReport, ConsistencyRow, Decision
-from eke.report.page import Picture, Sheet
+from eke.report.content import AttentionMap, AttentionReport, ConsistencyReport, ConsistencyRow, Decision, LookReport
+from eke.report.page import Block, Cell, Picture, Sheet, Table, Text
 from eke.report.sheet import canvas
-from eke.report.words import MINUS, percent
+from eke.report.words import MINUS, count, difference_cell, percent
 
 N_COLUMNS = 6
 """Maps beside the image; where there are more, further rows follow."""
@@ -38,8 +38,44 @@ def attention_sheet(shown: AttentionReport) -> Sheet:
 
 def consistency_sheet(shown: ConsistencyReport) -> Sheet:
     """Return a row per run: image, its map, augmented view, its map, and the image's map cut as the view was cut."""
-    rows = [(f"{'after' if i else 'before'}: {row.run}", run_pictures(shown, row)) for i, row in enumerate(shown.rows)]
+    rows = [(row.name, run_pictures(shown, row)) for row in shown.rows]
     return Sheet(named(shown.path, shown.true), _COLUMNS, rows)
+
+
+def look_blocks(look: LookReport) -> list[Block]:
+    """Say whether attention follows the image and marks what counts, and show it before and after."""
+    images = count(look.n_images, f"{look.split} image")
+    area = percent(look.area_rate)
+    rows: list[list[Cell | str]] = [
+        [
+            row.map,
+            percent(row.whole),
+            percent(row.marked),
+            percent(row.box),
+            difference_cell(row.difference, higher_is_better=True),
+            Cell("collapsed", tone="worse") if row.collapsed else "",
+        ]
+        for row in look.kept
+    ]
+    return [
+        Text(
+            f"Of {images}, without their labels: agreement of the maps of an image and of an augmented view "
+            f"{look.agreement:.2f}, flat maps {percent(look.flat_rate)}, variance between images "
+            f"{percent(look.spread)} of all variance of the maps (0 where every image has the same map), entropy "
+            f"{look.entropy:.2f} nats."
+        ),
+        Table(
+            "Probability of the predicted class where a part of the image is kept",
+            ["Map", "Whole image", f"Hottest {area}", "Box in the center", "Difference", ""],
+            rows,
+        ),
+        Text(
+            f"The rest is painted in the mean color. The box has the same area, {area} of the image. A map that is not "
+            "seen to be better than the box has not found what the network decides by, however well two views agree."
+        ),
+        Text(CONSISTENCY_IN_WORDS),
+        *(consistency_sheet(sheet) for sheet in look.sheets),
+    ]
 
 
 def map_picture(shown: AttentionMap) -> Picture:
@@ -55,7 +91,7 @@ def run_pictures(shown: ConsistencyReport, row: ConsistencyRow) -> list[Picture]
     lines = (row.map, row.map, f"agreement {agreement}")
     of = ("the image", "the augmented view", "the image, cut as the view")
     maps = [
-        Picture(image, (line, *filter(None, [remark])), f"{row.map} of {what}, {row.run}")
+        Picture(image, (line, *filter(None, [remark])), f"{row.map} of {what}, {row.name}")
         for (image, remark), line, what in zip(row.maps, lines, of, strict=True)
     ]
     original = Picture(shown.image, in_words(row.decision), f"The image itself: {shown.path}")

@@ -200,7 +200,8 @@ class AttentionReport:
 class ConsistencyRow:
     """Where one run looks at an image and at an augmented view of it."""
 
-    run: str
+    name: str
+    """ "before: RUN", "after: RUN"."""
     decision: Decision
     """About the image; the same class is explained of the view."""
     map: str
@@ -223,6 +224,40 @@ class ConsistencyReport:
     """None where it is not labeled."""
     rows: Sequence[ConsistencyRow]
     """One per run; the first is "before"."""
+
+
+class KeptRow(NamedTuple):
+    """Mean probability of the predicted class, where a part of the image is kept and the rest painted over."""
+
+    map: str
+    """MAP@LAYER."""
+    whole: float
+    """Of the whole image."""
+    marked: float
+    """Where the hottest places of the map are kept."""
+    box: float
+    """Where a box of the same area in the center is."""
+    difference: Paired
+    """Marked less box, over images."""
+    collapsed: bool
+    """Whether the map is not seen to be better than the box; False where there are too few images to say."""
+
+
+@dataclass(frozen=True)
+class LookReport:
+    """Where a network looks that was trained to look consistently, on held-out images."""
+
+    split: str
+    n_images: int
+    area_rate: float
+    """Share of the image that is kept."""
+    agreement: float
+    entropy: float
+    flat_rate: float
+    spread: float
+    kept: Sequence[KeptRow]
+    sheets: Sequence[ConsistencyReport]
+    """The baseline, where there is one, and the run, for a few images and each layer."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +301,7 @@ class RunReport:
     """Of those that are predicted too often."""
     embeddings: EmbeddingMap | None = None
     layers: LayerReport | None = None
+    look: LookReport | None = None
     view_names: Sequence[str] = ()
     views: Sequence[ViewRow] = ()
     mistakes: Sequence[Mistake] = ()

@@ -3,6 +3,7 @@
 import math
 
 from eke.metrics.statistics import Paired
+from eke.report.attention_sheet import look_blocks
 from eke.report.charts import Curve, learning_curves, reliability_diagram
 from eke.report.classes import class_blocks
 from eke.report.content import RunReport
@@ -45,6 +46,7 @@ def run_page(report: RunReport) -> Page:
             Section("Pseudo-labels", _pseudo_labels(report)),
             Section("What the network sees", view_sheet(report.view_names, report.views)),
             Section("What the layers see", _layers(report)),
+            Section("Where it looks", look_blocks(report.look) if report.look else []),
             Section("Embedding map", _embeddings(report)),
             Section("Most confident mistakes", _mistakes(report)),
             Section("Set aside", problem_table(report.problems)),

@@ -30,6 +30,12 @@ from eke.tasks.grid_table import Series
 
 RATIOS = (0.5, 1.0, 2.0)
 """Unlabeled images for each labeled one (section IV-A)."""
+PLANS: Mapping[Scale, PoolPlan] = {
+    "smoke": PoolPlan("digits", 300, 300, labels_per_class=8, n_val=200),
+    "cpu": PoolPlan("cifar10", 3_000, 2_000, labels_per_class=100, n_val=2_000),
+    "paper": PoolPlan("cifar10", 15_000, 10_000, labels_per_class=500, n_val=10_000),
+}
+"""Images: the pool has as many as the labels and the largest ratio need."""
 PLAIN, AUGMENTED = "flip", "crop-rotate-jitter"
 """Views."""
 
@@ -100,12 +106,7 @@ def make_bench(scale: Scale, seeds: Sequence[int], data: Path | None, out: Path,
     Raises:
         DataError: images are missing.
     """
-    plans: dict[Scale, PoolPlan] = {
-        "smoke": PoolPlan("digits", 300, 300, labels_per_class=8, n_val=200),
-        "cpu": PoolPlan("cifar10", 3_000, 2_000, labels_per_class=100, n_val=2_000),
-        "paper": PoolPlan("cifar10", 15_000, 10_000, labels_per_class=500, n_val=10_000),
-    }
-    plan = plans[scale]
+    plan = PLANS[scale]
     found = build_data(plan, out / "data", data, seeds, progress)
     n_labels = 10 * plan.labels_per_class
     images = (
@@ -114,7 +115,7 @@ def make_bench(scale: Scale, seeds: Sequence[int], data: Path | None, out: Path,
     )
     if scale == "paper":
         return _paper_bench(found, seeds, n_labels, images)
-    steps, size = (40, 16) if scale == "smoke" else (250, 32)
+    steps, size = (20, 16) if scale == "smoke" else (250, 32)
     return GradCAMBench(
         found,
         seeds,
@@ -144,7 +145,7 @@ def make_pair(
     Raises:
         DataError: images are missing.
     """
-    n, steps, size = (8, 40, 16) if scale == "smoke" else (20, 120, 32)
+    n, steps, size = (8, 20, 16) if scale == "smoke" else (20, 120, 32)
     pool, tests = (90, 60) if scale == "smoke" else (1_000, 1_600)
     plan = PoolPlan(name, pool, tests, labels_per_class=n, classes=classes)
     return GradCAMBench(

@@ -46,6 +46,8 @@ class Assembly(NamedTuple):
     average: Ema
     notes: tuple[str, ...]
     """What became of the network that the run starts from."""
+    attention: AttentionOptions | None
+    """Of the method's attention term; None where it has none, or one without weight."""
 
     def parts(self) -> dict[str, Stateful]:
         """Return everything that has state, for a checkpoint."""
@@ -82,7 +84,9 @@ def assemble(options: TrainingOptions, pools: Pools) -> Assembly:
     place_method(method, network, options.compute, pools.device)
     method.train()
     optimizer, average = make_optimizer(method, options.optim), Ema(network, options.optim.ema_decay)
-    return Assembly(method, network, make_stream(options, pools), optimizer, average, notes)
+    term = getattr(method, "attention", None)
+    looked_at = term.options if term is not None and term.options.weight > 0 else None
+    return Assembly(method, network, make_stream(options, pools), optimizer, average, notes, looked_at)
 
 
 def require_attention(name: str, method: nn.Module, attention: AttentionOptions, compute: ComputeOptions) -> None:

@@ -39,13 +39,9 @@ class Contender(NamedTuple):
     card: ModelCard
 
 
-class Compared(NamedTuple):
-    """A run's maps of a batch of N images and of their augmented views, for the same classes."""
+class ViewMaps(NamedTuple):
+    """Maps of a batch of N images and of their augmented views, for the same classes; on the CPU."""
 
-    name: str
-    """MAP@LAYER."""
-    decisions: list[Decision]
-    """N, about the images."""
     original: Tensor
     """(N, h, w) of the images."""
     augmented: Tensor
@@ -54,6 +50,16 @@ class Compared(NamedTuple):
     """(N, h, w): `original` as the views were cut."""
     valid: Tensor
     """(N, h, w) bool: where a view shows its own place of the image."""
+
+
+class Compared(NamedTuple):
+    """What a run makes of a batch of N images and of their augmented views."""
+
+    name: str
+    """MAP@LAYER."""
+    decisions: list[Decision]
+    """N, about the images."""
+    maps: ViewMaps
 
 
 def before_after_kind(contenders: Sequence[Contender], map_: str, layers: tuple[str, ...], wanted: str) -> Kind:
@@ -80,7 +86,7 @@ def before_after_kind(contenders: Sequence[Contender], map_: str, layers: tuple[
     chosen = [layers or _default(each, map_) for each in contenders]
 
     def explain(pixels: Tensor, subjects: Sequence[Subject]) -> list[Explanation]:
-        view = augmented_views(pixels, subjects)
+        view = augmented_views(pixels, [subject.id for subject in subjects])
         results = [
             compare(each, pixels, view, subjects, map_, names, wanted)
             for each, names in zip(contenders, chosen, strict=True)
@@ -105,11 +111,11 @@ def reads(card: ModelCard) -> str:
     return f"{card.size[0]}x{card.size[1]} pixels, {card.channels} channels, fit {card.fit}"
 
 
-def augmented_views(pixels: Tensor, subjects: Sequence[Subject]) -> View:
+def augmented_views(pixels: Tensor, ids: Sequence[str]) -> View:
     """Make the augmented view of each image (N, C, H, W) uint8: the same one whenever and with whatever else."""
     (_, channels, h, w), views = pixels.shape, []
-    for image, subject in zip(pixels, subjects, strict=True):
-        generator = rng(0, 0, f"explain/{subject.id}")
+    for image, name in zip(pixels, ids, strict=True):
+        generator = rng(0, 0, f"explain/{name}")
         views.append(PRESET.apply(image[None], PRESET.draw(1, channels, (h, w), generator)))
     geometry = views[0].geometry._replace(matrix=torch.cat([view.geometry.matrix for view in views]))
     return View(torch.cat([view.pixels for view in views]), geometry, torch.cat([view.valid for view in views]))
@@ -130,18 +136,43 @@ def compare(
         ConfigError: the layer is unknown or gives no map, or the map is not defined for it; the message names the run.
     """
     run, network, card = contender
-    device = network.mean.device
-    images = pixels.to(device)
-    classes, decisions = decide(network, card, images, subjects, wanted)
+    classes, decisions = decide(network, card, pixels.to(network.mean.device), subjects, wanted)
     try:
-        ((name, original),) = attention_maps(network, images, classes, (map_,), layers).items()
-        augmented = attention_maps(network, as_bytes(view).to(device), classes, (map_,), layers)[name]
+        ((name, maps),) = maps_of_views(network, pixels, view, classes, map_, layers).items()
     except ConfigError as error:
         raise ConfigError(f"{run}: {error}") from None
+    return Compared(name, decisions, maps)
+
+
+def maps_of_views(
+    network: Network, pixels: Tensor, view: View, classes: Tensor, map_: str, layers: Sequence[str]
+) -> dict[str, ViewMaps]:
+    """Compute the maps of images and of their views, and cut the first as the second.
+
+    Args:
+        network: in evaluation mode.
+        pixels: (N, C, H, W) uint8 on the CPU.
+        view: from `augmented_views`.
+        classes: (N,) int64 on the network's device, what is explained of both.
+        map_: a name in `MAPS`.
+        layers: whose maps; those of pixels read none.
+
+    Returns:
+        By MAP@LAYER.
+
+    Raises:
+        ConfigError: as for `attention_maps`.
+    """
+    device = network.mean.device
+    originals = attention_maps(network, pixels.to(device), classes, (map_,), layers)
+    augmented = attention_maps(network, as_bytes(view).to(device), classes, (map_,), layers)
     n, size = len(pixels), (pixels.shape[2], pixels.shape[3])
     whole = View(as_input(pixels), identity(n, size), torch.ones(n, *size, dtype=torch.bool))
-    target, _, valid = on_one_grid(original, augmented, whole, view, at_image=False)
-    return Compared(name, decisions, original, augmented, target, valid)
+    found = {}
+    for name, original in originals.items():
+        target, own, valid = on_one_grid(original, augmented[name], whole, view, at_image=False)
+        found[name] = ViewMaps(original, own, target, valid)
+    return found
 
 
 def as_bytes(view: View) -> Tensor:
@@ -164,34 +195,37 @@ def _explanation(
     pixels: Tensor, view: View, subject: Subject, runs: Sequence[str], results: Sequence[Compared], i: int
 ) -> Explanation:
     """Lay out image `i` of a batch."""
-    rows, facts = [], []
+    names = [f"{'after' if number else 'before'}: {run}" for number, run in enumerate(runs)]
+    report = consistency_report(pixels, view, subject, names, results, i)
+    facts = []
     maps: dict[str, Tensor] = {}
-    image, augmented = pixels[i], as_bytes(view)[i]
-    for number, (run, result) in enumerate(zip(runs, results, strict=True), 1):
-        signed = result.name.partition("@")[0] in SIGNED
-        original, own, target, valid = result.original[i], result.augmented[i], result.target[i], result.valid[i]
-        laid = ((image, original), (augmented, own), (augmented, target * valid))
-        agreed = agreement(target, own, valid)
-        rows.append(
-            ConsistencyRow(
-                run,
-                result.decisions[i],
-                result.name,
-                maps=[(heat(under, map_, signed=signed), remark(map_, signed=signed)) for under, map_ in laid],
-                agreement=agreed,
-            )
-        )
+    for number, (run, result, row) in enumerate(zip(runs, results, report.rows, strict=True), 1):
+        original, own, target, valid = (each[i] for each in result.maps)
         facts.append(
             {
                 "run": run,
                 **result.decisions[i]._asdict(),
                 "map": result.name,
-                "agreement": agreed,
+                "agreement": row.agreement,
                 "flat": {"original": bool(is_flat(original[None])), "augmented": bool(is_flat(own[None]))},
             }
         )
         named = {"original": original, "augmented": own, "target": target, "valid": valid}
         maps |= {f"{name}-{number}": each for name, each in named.items()}
-    report = ConsistencyReport(picture_of(image), picture_of(augmented), subject.path, subject.label, rows)
     sheet = consistency_sheet(report)
     return Explanation(sheet, lambda path: write_sheet(path, sheet), maps, {"runs": facts})
+
+
+def consistency_report(
+    pixels: Tensor, view: View, subject: Subject, names: Sequence[str], results: Sequence[Compared], i: int
+) -> ConsistencyReport:
+    """Lay the maps of image `i` of a batch over it and over its view, one row per run, called by its name."""
+    image, augmented = pixels[i], as_bytes(view)[i]
+    rows = []
+    for name, result in zip(names, results, strict=True):
+        signed = result.name.partition("@")[0] in SIGNED
+        original, own, target, valid = (each[i] for each in result.maps)
+        laid = ((image, original), (augmented, own), (augmented, target * valid))
+        pictures = [(heat(under, map_, signed=signed), remark(map_, signed=signed)) for under, map_ in laid]
+        rows.append(ConsistencyRow(name, result.decisions[i], result.name, pictures, agreement(target, own, valid)))
+    return ConsistencyReport(picture_of(image), picture_of(augmented), subject.path, subject.label, rows)

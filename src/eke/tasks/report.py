@@ -42,6 +42,7 @@ from eke.report.projection import project
 from eke.report.run import run_page
 from eke.tasks.activation_maps import N_CHANNELS, activations, default_layers
 from eke.tasks.assemble import make_stream
+from eke.tasks.look_report import look_report
 from eke.tasks.measure import METRICS
 from eke.tasks.options import FitOptions, RunOptions, TrainingOptions
 from eke.tasks.prepare import Material, prepare
@@ -99,6 +100,11 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
         problems=[Problem(p["path"], f"{p['kind']}: {p['detail']}", p["remedy"]) for p in results["problems"]],
         notes=_notes(results),
     )
+    if results.get("attention"):
+        runs = [(f"before: {baseline['method']} (baseline)", Path(baseline["run"]))] if baseline else []
+        report = replace(
+            report, look=look_report(results["attention"], [*runs, (f"after: {results['method']}", run)], material)
+        )
     if evaluated:
         predictions = Predictions.load(folder.predictions(split))
         report = _with_images(report, folder, Evaluated(predictions, material, split), results["seed"], progress)
@@ -148,14 +154,21 @@ def curves_of(lines: dict[str, list[dict[str, Any]]]) -> list[CurveChart]:
     accuracy = [curve_of(name, rows, "accuracy", lambda row: "evaluation" in row) for name, rows in lines.items()]
     loss = [curve_of(name, rows, "loss", lambda row: "loss" in row) for name, rows in lines.items()]
     charts = [CurveChart("Validation accuracy", accuracy, rate=True), CurveChart("Training loss", loss)]
-    attending = {name: rows for name, rows in lines.items() if any("attention_agreement" in row for row in rows)}
-    for name, rows in attending.items():
+    for name, rows in lines.items():
+        looked = [row for row in rows if "attention_agreement" in row]
+        parts = {
+            "": [row for row in looked if "loss" in row],
+            ", held out": [row for row in looked if "loss" not in row],
+        }
         kinds = {"agreement of two views": "agreement", "part between images": "spread", "flat": "flat_rate"}
         curves = [
-            curve_of(words, rows, f"attention_{kind}", lambda row: "attention_agreement" in row)
+            curve_of(words + where, its, f"attention_{kind}", lambda row: True)
+            for where, its in parts.items()
             for words, kind in kinds.items()
+            if its
         ]
-        charts.append(CurveChart(f"Attention maps of {name}", curves))
+        if curves:
+            charts.append(CurveChart(f"Attention maps of {name}", curves))
     return charts
 
 

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,17 +17,16 @@ from eke.engine.predict import predict_probs
 from eke.errors import InterruptedRunError
 from eke.files import write_json
 from eke.models.backbones import resolve_name
-from eke.models.ema import Ema
+from eke.models.network import Network
 from eke.progress import Progress
 from eke.tasks.assemble import Assembly, assemble, images_per_step, training_steps
+from eke.tasks.held_out_attention import attention_notes, box_notes, consistency, held_out, measure_attention
 from eke.tasks.measure import measure
 from eke.tasks.options import FitOptions, TrainingOptions
 from eke.tasks.prepare import Material
 
 POOL_SAMPLE, POOL_SAMPLE_PER_CLASS = 2000, 25
 """Unlabeled images that are predicted at the end, for the distribution of predicted classes: the larger of both."""
-COLLAPSED_FLAT_RATE, COLLAPSED_SPREAD = 0.5, 0.25
-"""Attention maps say nothing above the one, or below the other."""
 
 
 def train(
@@ -61,7 +59,7 @@ def train(
     for step, journal in run_and_save(assembly, options, material, folder, identity, resume=resume, progress=progress):
         if due(step, evaluate_every, options.steps):
             journal.flush()
-            evaluate_during(journal, assembly.average, material, step)
+            evaluate_during(journal, assembly, material, step)
     if collectives.rank() == 0:
         finish(options, material, folder, assembly, progress)
 
@@ -148,24 +146,31 @@ def known_truth(report: StepReport, truth: Tensor) -> dict[str, Tensor]:
     return {"known_pseudo_label_accuracy": right / n_used}
 
 
-def evaluate_during(journal: Journal, average: Ema, material: Material, step: int) -> None:
-    """Note the accuracy on validation; test images are not touched before the end."""
+def evaluate_during(journal: Journal, assembly: Assembly, material: Material, step: int) -> None:
+    """Note the accuracy on validation, and whether attention follows its images; test images are not touched."""
     if collectives.rank() == 0 and material.validation:
-        predictions = material.predict(average.module, "validation")
+        network = assembly.average.module
+        assert isinstance(network, Network)
+        predictions = material.predict(network, "validation")
         accuracy = float((predictions.probs.argmax(1) == predictions.labels).mean())
-        journal.write_evaluation(step, "validation", {"accuracy": accuracy})
+        figures, options = {"accuracy": accuracy}, assembly.attention
+        if options is not None:
+            figures |= consistency(network, held_out(material, "validation"), options)
+        journal.write_evaluation(step, "validation", figures)
 
 
 def finish(options: FitOptions, material: Material, folder: RunFolder, assembly: Assembly, progress: Progress) -> None:
     """Save the model, read validation and test once, and write predictions and results."""
     assert options.steps is not None
     card, network = material.pools.card, assembly.average.module
+    assert isinstance(network, Network)
     save_model(folder.model, network, card)
     evaluations: dict[str, Any] = {}
     for name in material.evaluated():
         predictions = material.predict(network, name, progress)
         predictions.save(folder.predictions(name))
         evaluations[name] = measure(predictions, card.classes)
+    attention = measure_attention(network, assembly.attention, material)
     write_json(folder.environment, describe_environment(material.pools.device))
     write_json(
         folder.results,
@@ -179,12 +184,14 @@ def finish(options: FitOptions, material: Material, folder: RunFolder, assembly:
             "images_through_network": images_per_step(options) * options.steps,
             "evaluations": evaluations,
             "pool": pool_distribution(network, material, options.seed),
+            "attention": attention,
             "classes": list(card.classes),
             "notes": [
                 *assembly.notes,
                 *material.split.notes,
                 *group_notes(material),
                 *attention_notes(folder.lines(), options.steps),
+                *box_notes(attention),
             ],
             "problems": material.problems,
         },
@@ -203,30 +210,6 @@ def group_notes(material: Material) -> list[str]:
                 "images for independent, which images of one group are not: they are too narrow."
             )
     return notes
-
-
-def attention_notes(lines: list[dict[str, Any]], n_steps: int) -> list[str]:
-    """Say where attention maps agree at the end because they say nothing: flat, or the same for every image.
-
-    Args:
-        lines: of the journal.
-        n_steps: of the run; its last tenth is looked at, or its last line.
-    """
-    logged = [line for line in lines if "attention_flat_rate" in line]
-    last = [line for line in logged if line["step"] > 0.9 * n_steps] or logged[-1:]
-    if not last:
-        return []
-    flat, spread = (fmean(line[f"attention_{name}"] for line in last) for name in ("flat_rate", "spread"))
-    if flat > COLLAPSED_FLAT_RATE:
-        found = f"{100 * flat:.0f} % of the images have a flat map"
-    elif spread < COLLAPSED_SPREAD:
-        found = f"they are nearly the same for every image ({100 * spread:.1f} % of their variance is between images)"
-    else:
-        return []
-    return [
-        f"The attention maps have collapsed: {found}, so that they agree without looking anywhere. Lower the weight of "
-        "the attention term, let it grow slowly (attention.ramp_rate), or take attention.loss=contrastive."
-    ]
 
 
 def pool_distribution(network: torch.nn.Module, material: Material, seed: int) -> dict[str, Any] | None:

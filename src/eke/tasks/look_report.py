@@ -1,0 +1,58 @@
+"""The part of a run's report that shows where its network looks, beside the baseline's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eke.engine.model_files import load_classifier
+from eke.metrics.statistics import Interval, Paired
+from eke.report.content import KeptRow, LookReport
+from eke.tasks.before_after import Contender, augmented_views, compare, consistency_report
+from eke.tasks.explanation import Subject
+from eke.tasks.held_out_attention import AREA_RATE
+from eke.tasks.prepare import Material
+from eke.tasks.side_by_side import PREDICTED
+
+N_SHOWN = 3
+"""Images whose maps are shown."""
+
+
+def look_report(measured: dict[str, Any], runs: Sequence[tuple[str, Path]], material: Material) -> LookReport:
+    """Lay out what was measured of a run's attention, and its maps of a few images.
+
+    Args:
+        measured: from `measure_attention`.
+        runs: what each is called, and its folder; "before" comes first.
+        material: their images.
+    """
+    part, device = material.part(measured["part"]), material.pools.device
+    rows = part.rows[:N_SHOWN]
+    pixels = part.pixels.read(rows).cpu()
+    subjects = [
+        Subject(part.images.ids[row], part.images.paths[row], part.images.classes[part.images.labels[row]])
+        for row in rows
+    ]
+    view = augmented_views(pixels, [subject.id for subject in subjects])
+    contenders = [Contender(run, *load_classifier(run / "model", device)) for _, run in runs]
+    sheets = []
+    for layer in measured["layers"] or [None]:
+        layers = (layer,) if layer else ()
+        results = [compare(each, pixels, view, subjects, measured["map"], layers, PREDICTED) for each in contenders]
+        sheets += [
+            consistency_report(pixels, view, subject, [name for name, _ in runs], results, i)
+            for i, subject in enumerate(subjects)
+        ]
+    return LookReport(
+        split=measured["part"],
+        n_images=measured["n"],
+        area_rate=AREA_RATE,
+        **{name: measured[f"attention_{name}"] for name in ("agreement", "entropy", "flat_rate", "spread")},
+        kept=[_kept_row(name, each) for name, each in measured["kept"].items()],
+        sheets=sheets,
+    )
+
+
+def _kept_row(name: str, values: dict[str, Any]) -> KeptRow:
+    difference = values["difference"]
+    paired = Paired(Interval(difference["value"], difference["low"], difference["high"]), difference["p"])
+    return KeptRow(name, values["whole"], values["marked"], values["box"], paired, values["collapsed"])
