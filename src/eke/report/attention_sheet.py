@@ -45,15 +45,14 @@ def consistency_sheet(shown: ConsistencyReport) -> Sheet:
 def look_blocks(look: LookReport) -> list[Block]:
     """Say whether attention follows the image and marks what counts, and show it before and after."""
     images = count(look.n_images, f"{look.split} image")
-    area = percent(look.area_rate)
+    area = f"{100 * look.area_rate:g} %"
     rows: list[list[Cell | str]] = [
         [
-            row.map,
+            Cell(row.map, "collapsed" if row.collapsed else ""),
             percent(row.whole),
             percent(row.marked),
             percent(row.box),
             difference_cell(row.difference, higher_is_better=True),
-            Cell("collapsed", tone="worse") if row.collapsed else "",
         ]
         for row in look.kept
     ]
@@ -66,7 +65,7 @@ def look_blocks(look: LookReport) -> list[Block]:
         ),
         Table(
             "Probability of the predicted class where a part of the image is kept",
-            ["Map", "Whole image", f"Hottest {area}", "Box in the center", "Difference", ""],
+            ["Map", "Whole image", f"Hottest {area}", "Box in the center", "Difference"],
             rows,
         ),
         Text(
