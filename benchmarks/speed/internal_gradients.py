@@ -1,7 +1,7 @@
 """Internal integrated gradients of four layers: `path_attention` against captum's InternalInfluence once per layer.
 
     python benchmarks/speed/internal_gradients.py                                     # 32 points, as in the aims
-    python benchmarks/speed/internal_gradients.py --points 128 --at-once 8 16
+    python benchmarks/speed/internal_gradients.py --points 128 --at-once 8 --rounds 5
 
 The LeNet of explanation-based attention at its four scales: both blocks (10 and 20 maps), the embedding (50) and the
 logits (10), with random weights and images: speed does not depend on them. Every contestant averages the gradient of

@@ -368,13 +368,74 @@ def test_methods_take_the_term(name: str) -> None:
         assert alone.terms["loss_attention"].item() == pytest.approx(b.terms["loss_attention"].item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["comatch", "simmatch", "mean_teacher"])
+def test_where_a_teacher_sees_the_original_its_maps_are_the_targets(name: str) -> None:
+    kind, own = METHODS[name], {**ACTIVE[name], "teacher_decay": 0.5}
+    without, with_it = (
+        kind(
+            parse(kind.Config, own),
+            make_method("fixmatch").network,
+            make_setting()._replace(attention=AttentionOptions(weight=weight, layer=("0",))),
+        ).double()
+        for weight in (0.0, 2.5)
+    )
+    with torch.no_grad():
+        for parameter in without.teacher.module.parameters():  # a teacher that is not the network
+            parameter.add_(torch.randn_like(parameter) / 4)
+    with_it.load_state_dict(without.state_dict())
+    batch = make_batch(name, 3)
+    a, b = without(batch), with_it(batch)
+    assert b.terms["loss_attention"] > 0
+    assert b.loss.item() == pytest.approx(a.loss.item() + 2.5 * b.terms["loss_attention"].item(), rel=1e-9)
+    for (key, mine), theirs in zip(with_it.state_dict().items(), without.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs), key  # running statistics, queues and average alike
+    b.loss.backward()
+    assert all(parameter.grad is None for parameter in with_it.teacher.module.parameters())
+    assert all(parameter.grad is not None for parameter in with_it.network.parameters())
+
+
+def taught_by(teacher: Network, network: Network, views: tuple[View, View], **options: Any) -> Tensor:
+    """Return the loss of the term where `teacher` sees the originals."""
+    term = AttentionTerm(AttentionOptions(weight=1.0, **options), network, (SIDE, SIDE), total_steps=10)
+    taught = term.teach(teacher.requires_grad_(False), views[0].pixels)
+    assert not taught.outputs.logits.requires_grad
+    attended = term.compare(term.see(views[1].pixels), slice(None), slice(None), views, 0, taught)
+    assert isinstance(attended.loss, Tensor)
+    return attended.loss
+
+
+@pytest.mark.parametrize("options", [{"layer": "layer3"}, {"layer": "layer1,layer2"}, {"map": "saliency"}])
+def test_a_teacher_of_equal_weights_is_a_fixed_target(options: dict[str, str]) -> None:
+    network, views = residual().eval(), two_views()
+    loss = taught_by(copy.deepcopy(network), network, views, **options)
+    expected, _ = attend(network, views, detach_target=True, **options)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    b = gradients(expected, network)
+    for name, grad in gradients(loss, network).items():
+        if grad is not None:
+            torch.testing.assert_close(grad, b[name], rtol=1e-7, atol=1e-12)
+
+
+def test_the_teachers_maps_are_of_its_own_head_and_class() -> None:
+    network, views, teacher = residual().eval(), two_views(), residual().eval()
+    with torch.no_grad():
+        teacher.head.weight.copy_(-2 * network.head.weight.flip(0))
+        teacher.head.bias.copy_(torch.tensor([9.0, 0, 0, 0]))
+    loss = taught_by(teacher, network, views, layer="layer3", normalize="none")
+    maps = []
+    for each, view in zip((teacher, network), views, strict=True):
+        features = each(view.pixels, taps=("layer3",)).features["layer3"]
+        maps.append(torch.einsum("nchw,c->nhw", features, each.head.weight[0]) / features[0, 0].numel())
+    assert loss.item() == pytest.approx(squared_error_by_places(*(list(m.detach()) for m in maps), views), rel=1e-5)
+    hidden = copy.deepcopy(teacher)
+    hidden.head = nn.Sequential(hidden.head)
+    network.head = nn.Sequential(network.head)  # neither is known to be linear
+    assert taught_by(hidden, network, views, layer="layer3", normalize="none").item() == pytest.approx(loss.item())
+
+
 def test_the_others_say_that_they_do_not() -> None:
     assert {name for name in WITH_LABELS if hasattr(make_method(name), "attention")} == {
         *TAKE_IT,
+        "mean_teacher",
         "gradcam_consistency",
     }
-    setting = make_setting()._replace(attention=AttentionOptions(weight=1.0, layer=("0",)))
-    for name in ("comatch", "simmatch"):
-        config = parse(METHODS[name].Config, {**ACTIVE[name], "teacher_decay": 0.5})
-        with pytest.raises(ConfigError, match="its average sees"):
-            METHODS[name](config, make_method("fixmatch").network, setting)

@@ -12,6 +12,7 @@ from eke.data.stream import Batch, Stream
 from eke.engine.optim import set_learning_rate
 from eke.methods.contract import StepResult
 from eke.models.ema import Ema
+from eke.models.network import Network
 from eke.randomness import mixed_seed
 
 
@@ -31,7 +32,7 @@ def run_steps(
     stream: Stream,
     optimizer: torch.optim.Optimizer,
     schedule: Callable[[int], float],
-    average: Ema,
+    average: Ema[Network],
     precision: Callable[[], AbstractContextManager[object]],
     *,
     first: int,

@@ -159,7 +159,7 @@ class CoMatch(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
-        self.attention = setting.attend(network, one_network=config.teacher_decay is None)
+        self.attention = setting.attend(network)
         D, K = setting.embedding_width, setting.n_classes
         self.projection = perceptron(
             (D, D, config.projection_width), batch_norm=False, negative_slope=config.projection_slope
@@ -169,7 +169,7 @@ class CoMatch(nn.Module):
         columns = {"embedding": config.projection_width, "probs": K}
         self.window = Queue(config.da_window, "method.da_window", mean=K)
         self.memory = Queue(config.memory_size, "method.memory_size", **columns)
-        self.teacher: Ema | None = None
+        self.teacher: Ema[Network] | None = None
         if config.teacher_decay is not None:
             self.teacher = Ema(network, config.teacher_decay)
             self.teacher_projection = Ema(self.projection, config.teacher_decay)
@@ -221,24 +221,26 @@ class CoMatch(nn.Module):
         targets = logits_u_weak.detach(), z_x.detach(), z_u_weak.detach()
         return _Seen(logits_x, logits_u_strong, z_u_strong, z_u_strong_2, *targets, attended)
 
-    def _see_with_teacher(self, batch: Batch, teacher: Ema) -> _Seen:
+    def _see_with_teacher(self, batch: Batch, teacher: Ema[Network]) -> _Seen:
         """Show x and the strong view to the network, x, the weak view and the other strong one to its average."""
         teacher.update(self.network, batch.step)
         self.teacher_projection.update(self.projection, batch.step)
         x, u_weak = batch.x["weak"].pixels, batch.u["weak"].pixels
         u_strong, u_strong_2 = batch.u["strong"].pixels, batch.u["strong_2"].pixels
         B, U = len(x), len(u_weak)
-        outputs = self.network(torch.cat([x, u_strong]))
-        logits_x, logits_u_strong = outputs.logits.split([B, U])
-        z_u_strong = unit_length(self.projection(outputs.embedding[B:]))
+        seen = self.attention.see(torch.cat([x, u_strong]))
+        logits_x, logits_u_strong = seen.outputs.logits.split([B, U])
+        z_u_strong = unit_length(self.projection(seen.outputs.embedding[B:]))
 
         average = teacher.module.train(self.training)  # batch statistics, which Ema alone would not use
         with torch.no_grad(), frozen_statistics(average):
-            taught = average(torch.cat([x, u_weak, u_strong_2]))
-            z = unit_length(self.teacher_projection.module(taught.embedding))
+            taught = self.attention.teach(average, torch.cat([x, u_weak, u_strong_2]))
+            z = unit_length(self.teacher_projection.module(taught.outputs.embedding))
         z_x, z_u_weak, z_u_strong_2 = z.split([B, U, U])
-        weak = taught.logits[B : B + U], z_x, z_u_weak
-        return _Seen(logits_x, logits_u_strong, z_u_strong, z_u_strong_2, *weak, Attended(0.0, {}))
+        weak = taught.outputs.logits[B : B + U], z_x, z_u_weak
+        views = batch.u["weak"], batch.u["strong"]
+        attended = self.attention.compare(seen, slice(B, B + U), slice(B, None), views, batch.step, taught)
+        return _Seen(logits_x, logits_u_strong, z_u_strong, z_u_strong_2, *weak, attended)
 
     def _align(self, probs: Tensor) -> Tensor:
         """Divide by what the last batches predicted on average, this one included."""

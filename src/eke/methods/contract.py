@@ -7,7 +7,6 @@ from torch import Tensor
 
 from eke.config import Options
 from eke.data.stream import Batch, ViewPlan
-from eke.errors import ConfigError
 from eke.methods.terms import AttentionOptions, AttentionTerm
 from eke.models.network import Network
 
@@ -32,21 +31,8 @@ class Setting(NamedTuple):
     attention: AttentionOptions = AttentionOptions()
     """For `AttentionTerm`, of methods whose network sees two views of an unlabeled image."""
 
-    def attend(self, network: Network, one_network: bool = True) -> AttentionTerm:
-        """Make the attention term of a method around `network`.
-
-        Args:
-            network: the one that is trained.
-            one_network: whether it sees both views; where another sees one of them, there can be no weight.
-
-        Raises:
-            ConfigError: there is a weight nevertheless, or as for `AttentionTerm`.
-        """
-        if self.attention.weight > 0 and not one_network:
-            raise ConfigError(
-                "attention.weight needs a network that sees both views of an unlabeled image; here its average sees "
-                "one of them. Set method.teacher_decay=null, or choose another method."
-            )
+    def attend(self, network: Network) -> AttentionTerm:
+        """Make the attention term of a method around `network`, the one that is trained; errors as there."""
         return AttentionTerm(self.attention, network, self.image_shape[1:], self.total_steps)
 
 

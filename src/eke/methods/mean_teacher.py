@@ -33,6 +33,7 @@ from eke.losses.pseudo_labels import guess
 from eke.losses.ramps import linear_ramp
 from eke.methods.contract import PseudoLabels, Setting, StepResult
 from eke.methods.recipes import CIFAR_ADAM
+from eke.methods.terms import Seen
 from eke.models.ema import Ema
 from eke.models.network import Network
 from eke.models.norm import frozen_statistics
@@ -60,26 +61,29 @@ class MeanTeacher(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
+        self.attention = setting.attend(network)
         self.teacher = Ema(network, config.teacher_decay)
         self.ramp_steps = config.ramp_rate * setting.total_steps
 
     def forward(self, batch: Batch) -> StepResult:
         self.teacher.update(self.network, batch.step)
         loss_x = cross_entropy(self.network(batch.x["weak"].pixels).logits, batch.y)
-        target_probs = self._teach(batch.u["weak"].pixels)
+        taught = self._teach(batch.u["weak"].pixels)
+        target_probs = probabilities(taught.outputs.logits)
         with frozen_statistics(self.network):
-            logits_student = self.network(batch.u["weak_2"].pixels).logits
-        loss_u = squared_error(logits_student, target_probs)
+            seen = self.attention.see(batch.u["weak_2"].pixels)
+        loss_u = squared_error(seen.outputs.logits, target_probs)
+        views = batch.u["weak"], batch.u["weak_2"]
+        attended = self.attention.compare(seen, slice(None), slice(None), views, batch.step, taught)
 
         label = guess(target_probs).label
         return StepResult(
-            loss_x + self.config.lambda_u * linear_ramp(batch.step, self.ramp_steps) * loss_u,
-            {"loss_x": loss_x.detach(), "loss_u": loss_u.detach()},
+            loss_x + self.config.lambda_u * linear_ramp(batch.step, self.ramp_steps) * loss_u + attended.loss,
+            {"loss_x": loss_x.detach(), "loss_u": loss_u.detach(), **attended.terms},
             PseudoLabels(label, torch.ones_like(label, dtype=target_probs.dtype)),
         )
 
-    @torch.no_grad()
-    def _teach(self, images: Tensor) -> Tensor:
+    def _teach(self, images: Tensor) -> Seen:
         teacher = self.teacher.module.train(self.training)  # batch statistics, which Ema alone would not use
         with frozen_statistics(teacher):
-            return probabilities(teacher(images).logits)
+            return self.attention.teach(teacher, images)

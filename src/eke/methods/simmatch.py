@@ -129,7 +129,7 @@ class SimMatch(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
-        self.attention = setting.attend(network, one_network=config.teacher_decay is None)
+        self.attention = setting.attend(network)
         D = setting.embedding_width
         self.n_classes = setting.n_classes
         self.projection = perceptron((D, D, config.projection_width), batch_norm=False)
@@ -137,7 +137,7 @@ class SimMatch(nn.Module):
         self.window = Queue(config.da_window, "method.da_window", mean=setting.n_classes)
         self.register_buffer("bank", torch.zeros(setting.n_labeled, config.projection_width))
         self.register_buffer("bank_label", torch.full((setting.n_labeled,), -1))
-        self.teacher: Ema | None = None
+        self.teacher: Ema[Network] | None = None
         if config.teacher_decay is not None:
             self.teacher = Ema(network, config.teacher_decay)
             self.teacher_projection = Ema(self.projection, config.teacher_decay)
@@ -188,21 +188,23 @@ class SimMatch(nn.Module):
         targets = logits_u_weak.detach(), z_x.detach(), z_u_weak.detach()
         return _Seen(logits_x, logits_u_strong, z_u_strong, *targets, attended)
 
-    def _see_with_teacher(self, batch: Batch, teacher: Ema) -> _Seen:
+    def _see_with_teacher(self, batch: Batch, teacher: Ema[Network]) -> _Seen:
         """Show x and the strong view to the network, x and the weak view to its average."""
         teacher.update(self.network, batch.step)
         self.teacher_projection.update(self.projection, batch.step)
         x, u_weak, u_strong = batch.x["weak"].pixels, batch.u["weak"].pixels, batch.u["strong"].pixels
-        sizes = [len(x), len(u_weak)]
-        outputs = self.network(torch.cat([x, u_strong]))
-        logits_x, logits_u_strong = outputs.logits.split(sizes)
-        z_u_strong = unit_length(self.projection(outputs.embedding[len(x) :]))
+        sizes = B, _ = [len(x), len(u_weak)]
+        seen = self.attention.see(torch.cat([x, u_strong]))
+        logits_x, logits_u_strong = seen.outputs.logits.split(sizes)
+        z_u_strong = unit_length(self.projection(seen.outputs.embedding[B:]))
 
         average = teacher.module.train(self.training)  # batch statistics, which Ema alone would not use
         with torch.no_grad(), frozen_statistics(average):
-            taught = average(torch.cat([x, u_weak]))
-            z_x, z_u_weak = unit_length(self.teacher_projection.module(taught.embedding)).split(sizes)
-        return _Seen(logits_x, logits_u_strong, z_u_strong, taught.logits[len(x) :], z_x, z_u_weak, Attended(0.0, {}))
+            taught = self.attention.teach(average, torch.cat([x, u_weak]))
+            z_x, z_u_weak = unit_length(self.teacher_projection.module(taught.outputs.embedding)).split(sizes)
+        views = batch.u["weak"], batch.u["strong"]
+        attended = self.attention.compare(seen, slice(B, None), slice(B, None), views, batch.step, taught)
+        return _Seen(logits_x, logits_u_strong, z_u_strong, taught.outputs.logits[B:], z_x, z_u_weak, attended)
 
     def _align(self, probs: Tensor) -> Tensor:
         """Divide by what the last batches predicted on average, this one included."""

@@ -80,6 +80,8 @@ class Seen(NamedTuple):
     """Of the forward that the method's own losses read."""
     explained: Outputs
     """Of the forward that is explained: the same, or one in evaluation mode."""
+    network: Network
+    """The one that saw them."""
 
 
 class Attended(NamedTuple):
@@ -126,19 +128,43 @@ class AttentionTerm:
 
     def see(self, images: Tensor) -> Seen:
         """Run the network once over `images` (N, C, H, W), or twice where evaluation mode is explained."""
-        options, network = self.options, self.network
+        return self._see(self.network, images)
+
+    @torch.no_grad()
+    def teach(self, teacher: Network, images: Tensor) -> Seen:
+        """Run another network likewise, such as the average of `network`; it gets no gradient.
+
+        Args:
+            teacher: of the structure of `network`; its parameters need no gradient.
+            images: (N, C, H, W).
+        """
+        with torch.set_grad_enabled(self.options.weight > 0):  # from its maps to its logits, no farther
+            seen = self._see(teacher, images)
+        outputs = seen.outputs
+        return seen._replace(outputs=Outputs(outputs.logits.detach(), outputs.embedding.detach(), {}))
+
+    def _see(self, network: Network, images: Tensor) -> Seen:
+        options = self.options
         if options.weight == 0:
             outputs = network(images)
-            return Seen(outputs, outputs)
+            return Seen(outputs, outputs, network)
         if options.map == "saliency":
             images = images.detach().requires_grad_()
         if options.batch_norm == "eval":
-            return Seen(network(images), self._taken(self._evaluated(images), images))
+            return Seen(network(images), self._taken(self._evaluated(network, images), images), network)
         with SeparableBatchNorm() if options.batch_norm == "constant" else nullcontext():
             outputs = network(images, taps=self.layers)
-        return Seen(outputs, self._taken(outputs, images))
+        return Seen(outputs, self._taken(outputs, images), network)
 
-    def compare(self, seen: Seen, original: slice, augmented: slice, views: tuple[View, View], step: int) -> Attended:
+    def compare(
+        self,
+        seen: Seen,
+        original: slice,
+        augmented: slice,
+        views: tuple[View, View],
+        step: int,
+        taught: Seen | None = None,
+    ) -> Attended:
         """Compare the maps of two views of the same U images.
 
         Args:
@@ -147,20 +173,22 @@ class AttentionTerm:
             augmented: rows of their augmented views, in the same order.
             views: original and augmented, as they were made.
             step: 0-based.
+            taught: what `teach` returned, where a teacher saw the original views: `original` are its rows then, and its
+                maps are fixed targets.
         """
         options = self.options
         if options.weight == 0:
             return Attended(0.0, {})
-        logits = seen.explained.logits
-        classes = logits.detach().argmax(1)
+        classes, target_classes = (each.explained.logits.detach().argmax(1) for each in (seen, taught or seen))
         if options.cam_class == "shared":
-            classes[augmented] = classes[original]
-        score = logits.to(torch.promote_types(logits.dtype, torch.float32)).gather(1, classes[:, None]).squeeze(1)
+            classes[augmented] = target_classes[original]
+        maps = self._maps(seen, classes, create_graph=True)
+        targets = maps if taught is None else self._maps(taught, target_classes, create_graph=False)
         losses, found = [], []
-        for maps in self._maps(score, classes, seen.explained):
+        for target, own in zip(targets, maps, strict=True):
             at_image = options.resolution == "image"
-            target, own, valid = on_one_grid(maps[original], maps[augmented], *views, at_image=at_image)
-            target = target.detach() if options.detach_target else target
+            target, own, valid = on_one_grid(target[original], own[augmented], *views, at_image=at_image)
+            target = target.detach() if options.detach_target or taught is not None else target
             target, own = (_scaled(each, valid, options.normalize) for each in (target, own))
             losses.append(MAP_LOSSES[options.loss](own, target, valid))
             found.append(diagnostics(target.detach(), own.detach(), valid))
@@ -172,44 +200,41 @@ class AttentionTerm:
     def _taken(self, outputs: Outputs, images: Tensor) -> Outputs:
         return outputs._replace(features={INPUT: images}) if self.options.map == "saliency" else outputs
 
-    def _evaluated(self, images: Tensor) -> Outputs:
+    def _evaluated(self, network: Network, images: Tensor) -> Outputs:
         """Look with running statistics, and leave the network in the mode it is in."""
-        modes = [(module, module.training) for module in self.network.modules()]
-        self.network.eval()
+        modes = [(module, module.training) for module in network.modules()]
+        network.eval()
         try:
-            outputs: Outputs = self.network(images, taps=self.layers)
+            outputs: Outputs = network(images, taps=self.layers)
         finally:
             for module, mode in modes:
                 module.training = mode
         return outputs
 
-    def _maps(self, score: Tensor, classes: Tensor, outputs: Outputs) -> list[Tensor]:
-        """Return one batch of maps, (N, h, w) or (N, t, h, w), per layer."""
-        options, features = self.options, outputs.features
+    def _maps(self, seen: Seen, classes: Tensor, *, create_graph: bool) -> list[Tensor]:
+        """Return one batch of maps, (N, h, w) or (N, t, h, w), per layer, of the classes (N,)."""
+        options, features, logits = self.options, seen.explained.features, seen.explained.logits
+        score = logits.to(torch.promote_types(logits.dtype, torch.float32)).gather(1, classes[:, None]).squeeze(1)
         closed = {name for name in self.closed if options.map in {"gradcam", "cam"}}
         left = [name for name in self.layers if name not in closed]
         with constant_statistics() if options.batch_norm == "constant" else nullcontext():
             if options.map == "saliency":
-                return [channel_magnitude(saliency(score, features[INPUT], create_graph=True), "sum")]
+                return [channel_magnitude(saliency(score, features[INPUT], create_graph=create_graph), "sum")]
             taken = (
                 CAMS[options.map](
                     score,
                     [features[name] for name in left],
-                    create_graph=True,
+                    create_graph=create_graph,
                     constant_weights=not options.second_order,
                 )
                 if left
                 else []
             )
         maps = dict(zip(left, taken, strict=True))
-        maps |= {name: self._closed_form(classes, features[name]) for name in closed}
+        weights = cast("nn.Linear", seen.network.head).weight[classes] if closed else torch.empty(0)
+        weights = weights if options.second_order else weights.detach()
+        maps |= {name: class_activation(features[name], weights) / features[name][0, 0].numel() for name in closed}
         return [maps[name] for name in self.layers]
-
-    def _closed_form(self, classes: Tensor, features: Tensor) -> Tensor:
-        """Return Grad-CAM where the logits are a linear map of the features' mean."""
-        weights = cast("nn.Linear", self.network.head).weight[classes]
-        weights = weights if self.options.second_order else weights.detach()
-        return class_activation(features, weights) / features[0, 0].numel()
 
 
 def on_one_grid(

@@ -1,14 +1,17 @@
 """The exponential moving average of a network's weights."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 from eke.errors import ConfigError
 
+Averaged = TypeVar("Averaged", bound=nn.Module)
 
-class Ema(nn.Module):
+
+class Ema(nn.Module, Generic[Averaged]):
     """A copy of a module whose parameters follow the original's slowly; its buffers are the original's.
 
     After each step average <- d * average + (1 - d) * parameter, and batch-norm statistics are copied, as the
@@ -25,7 +28,9 @@ class Ema(nn.Module):
         ConfigError: `decay` is out of range.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    module: Averaged
+
+    def __init__(self, module: Averaged, decay: float) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ConfigError(f"The decay of a moving average must be in [0, 1), not {decay}.")
@@ -47,6 +52,6 @@ class Ema(nn.Module):
         if buffers:  # the fused call refuses empty lists
             torch._foreach_copy_(buffers, list(module.buffers()))
 
-    def train(self, mode: bool = True) -> "Ema":
+    def train(self, mode: bool = True) -> "Ema[Averaged]":
         """Stay in eval mode, whatever mode the method around it is put into."""
         return super().train(False)

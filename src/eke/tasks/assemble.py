@@ -43,7 +43,7 @@ class Assembly(NamedTuple):
     network: Network
     stream: Stream
     optimizer: torch.optim.Optimizer
-    average: Ema
+    average: Ema[Network]
     notes: tuple[str, ...]
     """What became of the network that the run starts from."""
     attention: AttentionOptions | None

@@ -28,7 +28,7 @@ Compute = Callable[[Network, Tensor, Tensor, Sequence[str]], Maps]
 
 
 def _cam(name: str, network: Network, images: Tensor, classes: Tensor, layers: Sequence[str]) -> Maps:
-    outputs = network(as_input(images).requires_grad_(), taps=layers)  # a graph though all weights be frozen
+    outputs = network(as_input(images), taps=layers)
     return dict(zip(layers, CAMS[name](score(outputs.logits, classes), list(outputs.features.values())), strict=True))
 
 

@@ -17,7 +17,6 @@ from eke.engine.predict import predict_probs
 from eke.errors import InterruptedRunError
 from eke.files import write_json
 from eke.models.backbones import resolve_name
-from eke.models.network import Network
 from eke.progress import Progress
 from eke.tasks.assemble import Assembly, assemble, images_per_step, training_steps
 from eke.tasks.held_out_attention import attention_notes, box_notes, consistency, held_out, measure_attention
@@ -150,7 +149,6 @@ def evaluate_during(journal: Journal, assembly: Assembly, material: Material, st
     """Note the accuracy on validation, and whether attention follows its images; test images are not touched."""
     if collectives.rank() == 0 and material.validation:
         network = assembly.average.module
-        assert isinstance(network, Network)
         predictions = material.predict(network, "validation")
         accuracy = float((predictions.probs.argmax(1) == predictions.labels).mean())
         figures, options = {"accuracy": accuracy}, assembly.attention
@@ -163,7 +161,6 @@ def finish(options: FitOptions, material: Material, folder: RunFolder, assembly:
     """Save the model, read validation and test once, and write predictions and results."""
     assert options.steps is not None
     card, network = material.pools.card, assembly.average.module
-    assert isinstance(network, Network)
     save_model(folder.model, network, card)
     evaluations: dict[str, Any] = {}
     for name in material.evaluated():
