@@ -13,8 +13,9 @@ from eke.engine.journal import RunFolder
 from eke.engine.model_files import load_model
 from eke.engine.predict import embed, predict_probs
 from eke.engine.processes import choose_device
-from eke.errors import ConfigError
+from eke.errors import ConfigError, did_you_mean
 from eke.progress import bars, silent
+from eke.tasks.attention_maps import MAPS, OF_PIXELS, attention_maps, check_maps, deepest_layer
 from eke.tasks.fit import fit as fit_task
 from eke.tasks.options import resolve, resolve_pretrain
 from eke.tasks.prepare import open_pixels
@@ -65,6 +66,45 @@ class Run:
     def predict(self, images: torch.Tensor) -> list[str]:
         """Return the class name of each image."""
         return [self.classes[k] for k in self.predict_proba(images).argmax(1)]
+
+    def attention_maps(
+        self,
+        images: torch.Tensor,
+        map_: str = "gradcam",
+        layer: str | None = None,
+        classes: Sequence[int] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return where the network looks: maps (N, h, w), signed, on the layer's grid or, of pixels, on the image's.
+
+        Args:
+            images: (N, C, H, W) uint8, as `read` gives them.
+            map_: what `eke explain --map` takes.
+            layer: whose map; default: the deepest one. Maps of pixels read none.
+            classes: N positions in `classes`, what is explained of each image; default: what it is taken for.
+
+        Raises:
+            ConfigError: images of another size, a class that there is not, an unknown map or layer, or the run was
+                trained without labels.
+        """
+        if map_ not in MAPS:
+            raise ConfigError(f"There is no map {map_!r}. {did_you_mean(map_, MAPS)}")
+        check_maps((map_,), (layer,) if layer else ())
+        wanted, given = (self.card.channels, *self.card.size), tuple(images.shape[1:])
+        if given != wanted:
+            raise ConfigError(
+                f"The images are {given}, and this network reads {wanted} (channels, height, width): open them by "
+                "`read`, which brings them to its size."
+            )
+        chosen = self.predict_proba(images).argmax(1).tolist() if classes is None else list(classes)
+        if len(chosen) != len(images):
+            raise ConfigError(f"There are {len(chosen)} classes for {len(images)} images: give one each.")
+        for k in chosen:
+            if not 0 <= k < len(self.classes):
+                raise ConfigError(f"There is no class {k}: the network knows {len(self.classes)}, from 0 on.")
+        layers = (layer or deepest_layer(self.network, self.card.size),) if map_ not in OF_PIXELS else ()
+        targets = torch.tensor(chosen, dtype=torch.int64, device=self.device)
+        (maps,) = attention_maps(self.network, images.to(self.device), targets, (map_,), layers).values()
+        return maps.numpy()
 
 
 def fit(

@@ -389,6 +389,15 @@ def test_where_a_teacher_sees_the_original_its_maps_are_the_targets(name: str) -
     assert b.loss.item() == pytest.approx(a.loss.item() + 2.5 * b.terms["loss_attention"].item(), rel=1e-9)
     for (key, mine), theirs in zip(with_it.state_dict().items(), without.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs), key  # running statistics, queues and average alike
+    x, u, B = batch.x["weak"].pixels, batch.u, len(batch.y)
+    student = "weak_2" if name == "mean_teacher" else "strong"
+    before, after = {"comatch": ([x], [u["strong_2"].pixels]), "simmatch": ([x], []), "mean_teacher": ([], [])}[name]
+    seen = with_it.attention.see(torch.cat([*before, u[student].pixels]).double())
+    taught = with_it.attention.teach(with_it.teacher.module, torch.cat([*before, u["weak"].pixels, *after]).double())
+    start = B if before else 0
+    rows = slice(start, start + len(u["weak"].pixels)), slice(start, None)
+    alone = with_it.attention.compare(seen, *rows, (u["weak"], u[student]), 0, taught)
+    assert alone.terms["loss_attention"].item() == pytest.approx(b.terms["loss_attention"].item(), rel=1e-9)
     b.loss.backward()
     assert all(parameter.grad is None for parameter in with_it.teacher.module.parameters())
     assert all(parameter.grad is not None for parameter in with_it.network.parameters())

@@ -87,6 +87,8 @@ MAPS: Mapping[str, Compute] = {
 """Attention maps by the name that --map takes."""
 OF_PIXELS = frozenset({"guided", "saliency", "smoothgrad", "integrated-gradients"})
 """Those that read no layer and give one map, called `INPUT`."""
+BLOCK = 16
+"""Images whose maps are taken at once: the graphs of a large network take much memory."""
 SIGNED = frozenset({"integrated-gradients"})
 """Those whose negative values are shown too."""
 
@@ -120,8 +122,13 @@ def attention_maps(
     Raises:
         ConfigError: a layer is unknown or gives no map, or a map is not defined for it or for this network.
     """
-    found = ((name, MAPS[name](network, images, classes, layers)) for name in maps)
-    return {f"{name}@{layer}": map_.detach().float().cpu() for name, each in found for layer, map_ in each.items()}
+    found: dict[str, list[Tensor]] = {}
+    for start in range(0, len(images), BLOCK):
+        rows = slice(start, start + BLOCK)
+        for name in maps:
+            for layer, map_ in MAPS[name](network, images[rows], classes[rows], layers).items():
+                found.setdefault(f"{name}@{layer}", []).append(map_.detach().float().cpu())
+    return {name: torch.cat(blocks) for name, blocks in found.items()}
 
 
 def deepest_layer(network: Network, size: tuple[int, int]) -> str:

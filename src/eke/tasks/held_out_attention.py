@@ -27,8 +27,6 @@ AREA_RATE = 0.25
 """Of the image: what is kept of it, and the box in the center."""
 N_DECIDING = 30
 """Fewer images cannot tell a map from the box."""
-BLOCK = 16
-"""Images whose maps are taken at once."""
 COLLAPSED_FLAT_RATE, COLLAPSED_SPREAD = 0.5, 0.25
 """Attention maps say nothing above the one, or below the other."""
 
@@ -133,18 +131,10 @@ def keep_marked(
 
 def _look(network: Network, images: HeldOut, options: AttentionOptions) -> tuple[Tensor, dict[str, ViewMaps]]:
     """Return the classes (N,) that are predicted and explained, on the network's device, and the maps."""
-    every: list[Tensor] = []
-    blocks: dict[str, list[ViewMaps]] = {}
-    for start in range(0, len(images.ids), BLOCK):  # the graphs of a large network take much memory
-        pixels, ids = images.pixels[start : start + BLOCK], images.ids[start : start + BLOCK]
-        with torch.no_grad():
-            classes = network(as_input(pixels.to(network.mean.device))).logits.argmax(1)
-        view = augmented_views(pixels, ids)
-        for name, maps in maps_of_views(network, pixels, view, classes, options.map, options.layer).items():
-            blocks.setdefault(name, []).append(maps)
-        every.append(classes)
-    together = {name: ViewMaps(*map(torch.cat, zip(*parts, strict=True))) for name, parts in blocks.items()}
-    return torch.cat(every), together
+    with torch.no_grad():
+        classes = network(as_input(images.pixels.to(network.mean.device))).logits.argmax(1)
+    view = augmented_views(images.pixels, images.ids)
+    return classes, maps_of_views(network, images.pixels, view, classes, options.map, options.layer)
 
 
 @torch.no_grad()
