@@ -384,14 +384,18 @@ def test_where_a_teacher_sees_the_original_its_maps_are_the_targets(name: str) -
             parameter.add_(torch.randn_like(parameter) / 4)
     with_it.load_state_dict(without.state_dict())
     batch = make_batch(name, 3)
+    student = "weak_2" if name == "mean_teacher" else "strong"
+    cut = batch.u[student].geometry
+    matrix = torch.tensor([[0.5, 0, 1], [0, 0.5, 2]]).expand_as(cut.matrix)  # so that the views cannot change places
+    batch.u[student] = batch.u[student]._replace(geometry=cut._replace(matrix=matrix))
     a, b = without(batch), with_it(batch)
     assert b.terms["loss_attention"] > 0
     assert b.loss.item() == pytest.approx(a.loss.item() + 2.5 * b.terms["loss_attention"].item(), rel=1e-9)
     for (key, mine), theirs in zip(with_it.state_dict().items(), without.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs), key  # running statistics, queues and average alike
     x, u, B = batch.x["weak"].pixels, batch.u, len(batch.y)
-    student = "weak_2" if name == "mean_teacher" else "strong"
-    before, after = {"comatch": ([x], [u["strong_2"].pixels]), "simmatch": ([x], []), "mean_teacher": ([], [])}[name]
+    before = [] if name == "mean_teacher" else [x]
+    after = [u["strong_2"].pixels] if name == "comatch" else []
     seen = with_it.attention.see(torch.cat([*before, u[student].pixels]).double())
     taught = with_it.attention.teach(with_it.teacher.module, torch.cat([*before, u["weak"].pixels, *after]).double())
     start = B if before else 0
