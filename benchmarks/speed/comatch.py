@@ -54,7 +54,7 @@ def start(given, device, pixels, name, own, views, n_unlabeled):
     n, kind = len(pixels), METHODS[name]
     setting = Setting(given.classes, n // 10, n, 2**20, 0, (3, *size), network.width)
     method = kind(parse(kind.Config, own), network, setting).train()
-    place_method(method, network, compute, device)
+    place_method(method, network, compute, device, (), size)
     plan = kind.views
     plan = ViewPlan(*({view: views.get(view, preset) for view, preset in side.items()} for side in plan))
     labels = [i % given.classes for i in range(n // 10)]

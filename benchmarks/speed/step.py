@@ -86,7 +86,7 @@ def main():
     )
     kind = METHODS[given.method]
     method = kind(kind.Config(), network, Setting(10, 250, 50_000, 2**20, 0, (3, 32, 32), network.width)).train()
-    place_method(method, network, compute, device)
+    place_method(method, network, compute, device, (), (32, 32))
     stream = Stream(
         ResidentPixels(pool.to(device)),
         list(range(250)),

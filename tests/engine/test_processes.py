@@ -21,7 +21,7 @@ def placed(options: ComputeOptions) -> nn.ModuleDict:
     """A method is its network and heads of its own, which have batch norms too."""
     body = network()
     method = nn.ModuleDict({"network": body, "projection": nn.BatchNorm1d(4)})
-    place_method(method, body, options, CPU)
+    place_method(method, body, options, CPU, (), (8, 8))
     return method
 
 

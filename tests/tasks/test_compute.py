@@ -37,6 +37,17 @@ def test_a_compiled_network_trains_and_saves_plain_weights(tmp_path: Path) -> No
     assert card["classes"] == [str(k) for k in range(10)]
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_is_compiled_below_the_layers_whose_maps_are_taken(tmp_path: Path) -> None:
+    words = ("attention.weight=5", "attention.layer=block2,block4")
+    plain = first_loss(digit_options("fixmatch", words, steps=2, baseline="none"), tmp_path / "plain")
+    compiled = first_loss(
+        digit_options("fixmatch", (*words, "compute.compile=true"), steps=2, baseline="none"), tmp_path / "compiled"
+    )
+    assert compiled == pytest.approx(plain, rel=1e-4)
+
+
 def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="compute.device = 'cuda:99' cannot be used"):
         fit(digit_options(assignments=("compute.device=cuda:99",)), tmp_path / "run")

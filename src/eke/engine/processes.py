@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
@@ -13,6 +13,7 @@ from torch import nn
 from eke.collectives import world_size
 from eke.config import Options
 from eke.errors import ConfigError, first_line
+from eke.models.compiled import compile_below
 from eke.models.network import Network
 from eke.models.norm import has_batch_norm, sync_batch_norm
 
@@ -27,7 +28,7 @@ class ComputeOptions(Options):
     channels_last: bool = False
     """Keep kernels in channels-last order, which tensor cores prefer."""
     compile: bool = False
-    """Compile the network's body with torch.compile."""
+    """Compile the network's body with torch.compile; where maps of layers are taken, what lies below them."""
     deterministic: bool = False
     """Refuse kernels whose result can differ from run to run, so that an accelerator resumes bit-exactly."""
     sync_norm: bool = True
@@ -61,8 +62,24 @@ def processes(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def place_method(method: nn.Module, network: Network, options: ComputeOptions, device: torch.device) -> None:
-    """Place a method and its network on the device as the options say. State-dict keys stay as they were."""
+def place_method(
+    method: nn.Module,
+    network: Network,
+    options: ComputeOptions,
+    device: torch.device,
+    layers: Sequence[str],
+    size: tuple[int, int],
+) -> None:
+    """Place a method and its network on the device as the options say. State-dict keys stay as they were.
+
+    Args:
+        method: holds the network.
+        network: the one that is trained.
+        options: what is asked for.
+        device: where to.
+        layers: whose maps the method takes.
+        size: (H, W) of the images.
+    """
     if world_size() > 1 and options.sync_norm:
         sync_batch_norm(method)
     elif world_size() > 1 and has_batch_norm(method):
@@ -74,7 +91,7 @@ def place_method(method: nn.Module, network: Network, options: ComputeOptions, d
     if options.channels_last:
         method.to(memory_format=torch.channels_last)
     if options.compile:
-        network.body.compile()
+        compile_below(network, layers, size)
     method.to(device)
 
 

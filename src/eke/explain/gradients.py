@@ -19,6 +19,8 @@ from eke.randomness import rng
 Rule = Literal["right", "midpoint", "gauss-legendre"]
 """How the path is sampled: k / K, (k - 1/2) / K, or the K points that are exact for polynomials of degree 2 K - 1."""
 
+_ROWS_AT_ONCE = 512
+
 
 def saliency(score: Tensor, images: Tensor, *, create_graph: bool = False) -> Tensor:
     """Return d S / d x, the signed gradient of each image's score with respect to its pixels.
@@ -138,7 +140,7 @@ def path_attention(
     *,
     n_steps: int = 128,
     rule: Rule = "right",
-    steps_at_once: int = 16,
+    steps_at_once: int | None = None,
     pooled: bool = True,
 ) -> dict[str, Tensor]:
     """Average d loss / d F_j over the straight path from zero to the image, for all layers j that `forward` returns.
@@ -155,7 +157,8 @@ def path_attention(
         loss: logits (N, K) of one point of the path -> (N,), with the same target y at every point.
         n_steps: K, points on the path, at least 1.
         rule: how the path is sampled; the paper's is "right".
-        steps_at_once: points that share one forward and backward pass; for the memory at hand.
+        steps_at_once: points that share one forward and backward pass; by default about 512 rows of points and
+            images do, which bounds the memory, and on a processor larger passes are slower.
         pooled: average over positions, which commutes with the mean over the path and keeps C numbers of each map.
 
     Returns:
@@ -164,24 +167,38 @@ def path_attention(
     Raises:
         ConfigError: a count is below 1, the rule is unknown, the loss is not (N,) or does not depend on a layer.
     """
-    _check_count("steps_at_once", steps_at_once)
     images = images.detach()
+    if steps_at_once is None:
+        steps_at_once = max(1, _ROWS_AT_ONCE // max(1, len(images)))
+    _check_count("steps_at_once", steps_at_once)
     path = _quadrature(n_steps, rule)
     total: dict[str, Tensor] = {}
     for start in range(0, n_steps, steps_at_once):
-        part = path[start : start + steps_at_once]
-        with torch.enable_grad():
-            # the points are the root of the graph, so that networks without trained parameters have one
-            points = torch.cat([position * images for position, _ in part]).requires_grad_()
-            logits, features = forward(points)
-            steps = zip(logits.split(len(images)), part, strict=True)
-            losses = torch.cat([weight * loss(step) for step, (_, weight) in steps])
-        gradients = differentiate(losses, list(features.values()))
-        for layer, gradient in zip(features, gradients, strict=True):
+        for layer, gradient in _sum_over(path[start : start + steps_at_once], forward, images, loss).items():
             if pooled and gradient.ndim > 2:
                 gradient = gradient.flatten(2).mean(2)
-            total[layer] = total.get(layer, 0) + gradient.unflatten(0, (len(part), -1)).sum(0)
+            total[layer] = total.get(layer, 0) + gradient
     return total
+
+
+def _sum_over(
+    part: list[tuple[float, float]],
+    forward: Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]],
+    images: Tensor,
+    loss: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Add up d loss / d F_j at some points; a function of its own, so that their graph is freed before the next."""
+    with torch.enable_grad():
+        # the points are the root of the graph, so that networks without trained parameters have one
+        points = torch.cat([position * images for position, _ in part]).requires_grad_()
+        logits, features = forward(points)
+        steps = zip(logits.split(len(images)), part, strict=True)
+        losses = torch.cat([weight * loss(step) for step, (_, weight) in steps])
+    gradients = differentiate(losses, list(features.values()))
+    return {
+        layer: gradient.unflatten(0, (len(part), -1)).sum(0)
+        for layer, gradient in zip(features, gradients, strict=True)
+    }
 
 
 def _gradient_at(forward: Callable[[Tensor], Tensor], point: Tensor, create_graph: bool) -> Tensor:

@@ -80,27 +80,39 @@ def assemble(options: TrainingOptions, pools: Pools) -> Assembly:
         torch.default_generator.manual_seed(mixed_seed(options.seed, 0, "method"))
         method = kind(method_options(options), network, setting)
     assert isinstance(method, nn.Module)
-    require_attention(options.method["name"], method, attention, options.compute)
-    place_method(method, network, options.compute, pools.device)
+    looked_at = attention_of(options.method["name"], method, attention, options.compute)
+    layers = looked_at.layer if looked_at is not None else ()
+    place_method(method, network, options.compute, pools.device, layers, pools.card.size)
     method.train()
     optimizer, average = make_optimizer(method, options.optim), Ema(network, options.optim.ema_decay)
-    term = getattr(method, "attention", None)
-    looked_at = term.options if term is not None and term.options.weight > 0 else None
     return Assembly(method, network, make_stream(options, pools), optimizer, average, notes, looked_at)
 
 
-def require_attention(name: str, method: nn.Module, attention: AttentionOptions, compute: ComputeOptions) -> None:
-    """Refuse attention consistency where it cannot be carried out."""
+def attention_of(
+    name: str, method: nn.Module, asked: AttentionOptions, compute: ComputeOptions
+) -> AttentionOptions | None:
+    """Return the options of a method's attention term, None where it has none or one without weight.
+
+    Raises:
+        ConfigError: a weight is asked for, and the method has no such term, or it cannot be compiled.
+    """
     term = getattr(method, "attention", None)
-    if attention.weight > 0 and term is None:
+    if term is None:
+        if asked.weight > 0:
+            raise ConfigError(
+                f"attention.weight needs a method whose network sees two views of an unlabeled image, which {name} is "
+                "not. Choose another, such as fixmatch, or set attention.weight=0."
+            )
+        return None
+    options: AttentionOptions = term.options
+    if options.weight == 0:
+        return None
+    if compute.compile and options.map == "saliency":
         raise ConfigError(
-            f"attention.weight needs a method whose network sees two views of an unlabeled image, which {name} is not. "
-            "Choose another, such as fixmatch, or set attention.weight=0."
+            "attention.map=saliency needs second derivatives of the whole network, which a compiled one does not have: "
+            "set compute.compile=false, or take the map of a layer, such as attention.map=gradcam."
         )
-    if term is not None and term.options.weight > 0 and compute.compile:
-        raise ConfigError(
-            "Maps of a compiled network cannot be taken: set compute.compile=false or attention.weight=0."
-        )
+    return options
 
 
 def make_stream(options: TrainingOptions, pools: Pools) -> Stream:
