@@ -18,7 +18,7 @@ from pictures import class_folders, encoded, noise, write
 from eke.data import builtin, contents, identity
 from eke.data.decode import decode
 from eke.data.images import ImageSet, content_id, with_classes
-from eke.data.sources import open_images, with_validation
+from eke.data.sources import open_images, with_unlabeled, with_validation
 from eke.errors import DataError
 
 
@@ -338,6 +338,20 @@ def test_a_validation_source_is_appended(tmp_path: Path) -> None:
     assert both.read(4) == (root / "b" / "000.png").read_bytes()
     assert both.read(0) == train.read(0)
     assert len(set(both.ids)) == 5
+
+
+def test_unlabeled_images_from_elsewhere_are_appended_without_their_labels(tmp_path: Path) -> None:
+    train = open_images(class_folders(tmp_path / "t", {"a": 2, "b": 2}))
+    root = class_folders(tmp_path / "u", {"c": 2, "a": 1}, first_seed=10)  # one of them is in `train` as well
+    (root / "c" / "again.png").write_bytes(train.read(0))
+    both = with_unlabeled(train, open_images(root))
+    assert both.split == ("", "", "", "", "unlabeled", "unlabeled", "unlabeled")
+    assert both.labels.tolist() == [0, 0, 1, 1, -1, -1, -1]
+    assert both.classes == train.classes
+    assert both.ids[:4] == train.ids
+    assert {both.read(row) for row in range(4, 7)} == {
+        path.read_bytes() for path in root.rglob("*.png") if path.name != "again.png"
+    }
 
 
 def test_real_sets(shared_data: Path) -> None:

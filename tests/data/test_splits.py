@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from eke.data.contents import ArrayContents
 from eke.data.dividing import share_labels, take_rate
 from eke.data.images import ImageSet, content_id
-from eke.data.splits import DataOptions, Split, load_split, make_split
+from eke.data.splits import DataOptions, Split, load_split, make_pool, make_split
 from eke.errors import ConfigError, DataError
 
 
@@ -76,6 +76,20 @@ def test_so_many_unlabeled_images_beside_those_that_train() -> None:
     everything = split_of(images, labels_per_class=25, n_unlabeled=276)
     assert everything.unlabeled == whole.unlabeled
     assert everything.notes == (*whole.notes, "276 unlabeled images were asked for, but there are 275.")
+
+
+def test_the_pool_may_be_given() -> None:
+    images = image_set([label for label in range(3) for _ in range(100)] + [-1] * 50)
+    whole = split_of(images, labels_per_class=25)
+    pool = {*images.ids[300:], *whole.labeled[:7], *whole.validation[:2]}
+    given = make_split(images, None, DataOptions(labels_per_class=25), 0, pool)
+    assert (given.labeled, given.validation) == (whole.labeled, whole.validation)
+    assert set(given.unlabeled) == {*images.ids[300:], *whole.labeled[:7]}, "what validates is in no pool"
+    alone = make_split(images, None, DataOptions(labels_per_class=25, unlabeled_with_labeled=False), 0, pool)
+    assert set(alone.unlabeled) == {*images.ids[300:]}
+    some = make_pool(images, None, DataOptions(n_unlabeled=10), 0, "why", {*images.ids[300:]})
+    assert len(some.unlabeled) == 10
+    assert set(some.unlabeled) < {*images.ids[300:]}
 
 
 @pytest.mark.parametrize(("n", "rate", "train"), [(5, 0.2, 4), (4, 0.25, 3), (9, 0.2, 8), (10, 0.3, 7), (3, 0.9, 1)])

@@ -37,6 +37,8 @@ class DataOptions(Options):
     """The folder below the class folder names the group (patient, track) that no split tears apart."""
     unlabeled_with_labeled: bool = True
     """Whether the unlabeled pool holds the labeled training images too, as in FixMatch."""
+    unlabeled_source: str | None = None
+    """Instead of the source's own: unlabeled images from elsewhere, such as those of a deployment."""
     n_unlabeled: int | None = Field(None, ge=1)
     """Use so many images without a label, drawn by the seed, and leave out the rest; default: all."""
 

@@ -173,20 +173,31 @@ def with_validation(train: ImageSet, validation: ImageSet) -> ImageSet:
     Raises:
         DataError: a validation image has a class that the training images do not have.
     """
-    validation = with_classes(validation, train.classes)
     theirs = set(validation.ids)
     kept = train.select(row for row, name in enumerate(train.ids) if name not in theirs)
-    parts = (kept, validation)
-    split = (kept.split or ("",) * len(kept)) + ("val",) * len(validation)
+    return _joined(kept, with_classes(validation, train.classes), "val")
+
+
+def with_unlabeled(train: ImageSet, others: ImageSet) -> ImageSet:
+    """Append images to a training set whose labels, if they have any, are not looked at; images in both stay once."""
+    ours = set(train.ids)
+    new = others.select(row for row, name in enumerate(others.ids) if name not in ours)
+    return _joined(train, replace(new, labels=np.full(len(new), -1, np.int64), classes=train.classes), "unlabeled")
+
+
+def _joined(first: ImageSet, second: ImageSet, word: str) -> ImageSet:
+    """Put the rows of two sets of equal classes into one; those of the second are called `word`."""
+    parts = (first, second)
+    split = (first.split or ("",) * len(first)) + (word,) * len(second)
     groups = tuple(name for part in parts for name in part.groups or _alone(part))
     return replace(
-        kept,
-        ids=kept.ids + validation.ids,
-        paths=kept.paths + tuple(f"{validation.source}/{path}" for path in validation.paths),
+        first,
+        ids=first.ids + second.ids,
+        paths=first.paths + tuple(f"{second.source}/{path}" for path in second.paths),
         labels=np.concatenate([part.labels for part in parts]),
-        groups=groups if train.groups or validation.groups else None,
+        groups=groups if first.groups or second.groups else None,
         split=split,
-        problems=train.problems + validation.problems,
+        problems=first.problems + second.problems,
         contents=JoinedContents([(_Chosen(part), len(part)) for part in parts]),
         rows=np.arange(len(split)),
     )

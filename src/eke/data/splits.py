@@ -5,7 +5,7 @@ fixed set of places validates. So a larger budget under the same seed is a super
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -56,7 +56,9 @@ def load_split(path: Path) -> Split:
         raise DataError(f"{path} is not a split that eke saved ({error}). Start a new run.") from None
 
 
-def make_split(train: ImageSet, test: ImageSet | None, options: DataOptions, seed: int) -> Split:
+def make_split(
+    train: ImageSet, test: ImageSet | None, options: DataOptions, seed: int, pool: Collection[str] | None = None
+) -> Split:
     """Divide the images of a source.
 
     Test images are those of `test`, else the rows that the source calls test, else a stated hold-out, else
@@ -69,12 +71,13 @@ def make_split(train: ImageSet, test: ImageSet | None, options: DataOptions, see
         test: a separate test source, its labels numbered by the classes of `train`; or None.
         options: budget, rates.
         seed: another seed makes another choice.
+        pool: ids of the images that may be used without a label; None: all.
 
     Raises:
         DataError: no labels at all, one class only, or a class without a label to train on.
         ConfigError: options that contradict the source or each other, or validation that would be empty.
     """
-    division = _Division(train, test, options, seed)
+    division = _Division(train, test, options, seed, pool)
     division.require_labels(division.labeled_rows("train"))
     division.settle_test()
     labeled, validation = division.spend()
@@ -89,7 +92,14 @@ def make_split(train: ImageSet, test: ImageSet | None, options: DataOptions, see
     )
 
 
-def make_pool(train: ImageSet, test: ImageSet | None, options: DataOptions, seed: int, note: str) -> Split:
+def make_pool(
+    train: ImageSet,
+    test: ImageSet | None,
+    options: DataOptions,
+    seed: int,
+    note: str,
+    pool: Collection[str] | None = None,
+) -> Split:
     """Take every image that neither validates nor tests as unlabeled: what can be learned without any label.
 
     Args:
@@ -98,19 +108,20 @@ def make_pool(train: ImageSet, test: ImageSet | None, options: DataOptions, seed
         options: `data.holdout_rate` needs labels and is left aside.
         seed: see `make_split`.
         note: why there are no labels; kept among the split's notes.
+        pool: see `make_split`.
 
     Raises:
         DataError: there is no such image.
     """
-    division = _Division(train, test, options.model_copy(update={"holdout_rate": 0.0}), seed)
+    division = _Division(train, test, options.model_copy(update={"holdout_rate": 0.0}), seed, pool)
     division.settle_test()
-    pool = division.pool(np.array([], dtype=np.int64))
-    if not len(pool):
+    rows = division.pool(np.array([], dtype=np.int64))
+    if not len(rows):
         raise DataError(f"{train.source} has no image to train on: all of them validate or test.")
     return Split(
         (),
         (),
-        division.ids(pool),
+        division.ids(rows),
         (),
         division.ids(np.flatnonzero(division.role == "dropped")),
         (note, *division.notes),
@@ -120,7 +131,15 @@ def make_pool(train: ImageSet, test: ImageSet | None, options: DataOptions, seed
 class _Division:
     """A split in the making: `role` says what each row is so far: train, val, test or dropped."""
 
-    def __init__(self, train: ImageSet, test: ImageSet | None, options: DataOptions, seed: int) -> None:
+    def __init__(
+        self,
+        train: ImageSet,
+        test: ImageSet | None,
+        options: DataOptions,
+        seed: int,
+        pool: Collection[str] | None = None,
+    ) -> None:
+        self.elsewhere = np.array([pool is not None and name not in pool for name in train.ids], dtype=bool)
         self.images, self.tests, self.options, self.seed = train, test, options, seed
         self.ranks = order_of(train.ids, seed)
         words = np.array(train.split if train.split is not None else [""] * len(train), dtype="<U9")
@@ -239,12 +258,14 @@ class _Division:
 
     def pool(self, labeled: np.ndarray) -> np.ndarray:
         """Choose the rows that are used without a label; call it when all parts are settled."""
-        others, wanted = np.setdiff1d(np.flatnonzero(self.role == "train"), labeled), self.options.n_unlabeled
+        allowed = np.flatnonzero((self.role == "train") & ~self.elsewhere)
+        others, wanted = np.setdiff1d(allowed, labeled), self.options.n_unlabeled
         if wanted is not None:
             if wanted > len(others):
                 self.notes.append(f"{wanted:,} unlabeled images were asked for, but there are {len(others):,}.")
             others = others[np.argsort(self.ranks[others])][:wanted]
-        return np.union1d(others, labeled) if self.options.unlabeled_with_labeled else others
+        with_labeled = self.options.unlabeled_with_labeled
+        return np.union1d(others, np.intersect1d(allowed, labeled)) if with_labeled else others
 
     def last_of_each(self, rows: np.ndarray, n: int) -> np.ndarray:
         """Return the last n rows of each class, at most half of them: far from the first, which train."""

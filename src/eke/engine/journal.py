@@ -5,6 +5,7 @@ split.json         ids of labeled, validation, unlabeled and test images
 environment.json   versions, hardware, threads, commit
 steps.jsonl        one line per logged window of steps, one per evaluation
 checkpoint.pt      tensors and plain values: enough to go on exactly
+kept.safetensors   of the best evaluation, where they count
 model/             weights.safetensors and model.json: classes, preprocessing, architecture
 predictions/       ids, labels and probabilities of validation and test images
 results.json       final figures, with intervals
@@ -40,6 +41,7 @@ class RunFolder:
         self.steps = path / "steps.jsonl"
         self.checkpoint = path / "checkpoint.pt"
         self.model = path / "model"
+        self.kept = path / "kept.safetensors"
         self.results = path / "results.json"
         self.report = path / "report.html"
 

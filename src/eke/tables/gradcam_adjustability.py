@@ -44,7 +44,7 @@ def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Pat
     }
     series = {words: _series(bench) for words, bench in benches.items()}
     layers = next(iter(benches.values())).layers
-    columns = ("L_S", "L_S + L_P", *layers)
+    columns = ("L_S + L_P", *layers, "L_S")
     far, near = ({"0 or 7"}, {"3 or 5"}) if scale == "smoke" else (set(GLOBAL), set(LOCAL))
     rows = [
         Row(words, each, note="differ globally" if words in far else "differ locally") for words, each in series.items()
@@ -63,9 +63,9 @@ def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Pat
 def _series(bench: GradCAMBench) -> dict[str, Series]:
     by_layer = {layer: tested(bench.consistent(RATIO, layer)) for layer in bench.layers}
     return {
-        "L_S": tested(bench.supervised(augmented=False)),
         "L_S + L_P": tested(bench.consistent(RATIO)),
         **by_layer,
+        "L_S": tested(bench.supervised(augmented=False)),
     }
 
 

@@ -10,7 +10,7 @@ from eke.files import locked
 from eke.methods import METHODS
 from eke.methods.terms import AttentionOptions
 from eke.progress import Progress
-from eke.tasks.options import FitOptions
+from eke.tasks.options import EvaluateOptions, FitOptions
 from eke.tasks.prepare import Material
 from eke.tasks.train import train
 
@@ -24,12 +24,14 @@ def baseline_options(options: FitOptions) -> FitOptions:
     """Return the supervised run with the same labels, labeled views, labeled batch, optimizer and steps."""
     supervised = METHODS["supervised"]
     labeled = {name: preset for name, preset in options.views.items() if name in supervised.views.labeled}
+    last = {"keep": "last", "patience": None} if options.evaluate.keep == "attention" else {}  # it has no maps
     return options.model_copy(
         update={
             "method": {"name": "supervised", **supervised.Config().model_dump(mode="json")},
             "attention": AttentionOptions(),
             "views": labeled,
             "batch": options.batch.model_copy(update={"mu": 1}),
+            "evaluate": EvaluateOptions(**{**options.evaluate.model_dump(), **last}),
             "budget": None,
             "baseline": "none",
         }
@@ -50,6 +52,7 @@ def train_baseline_of(chosen: FitOptions, material: Material, folder: RunFolder,
     determines = {
         **chosen.model_dump(mode="json", exclude={"source", "test", "labels", "data", "checkpoint", "evaluate"}),
         "card": material.pools.card.model_dump(mode="json"),  # how and what the images are, wherever they lie
+        **chosen.evaluate.determines(),
         "split": [material.split.labeled, material.split.validation, material.split.test],
     }
     identity = fingerprint(determines)

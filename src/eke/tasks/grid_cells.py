@@ -158,7 +158,8 @@ class Train:
 
     def determines(self, data: TableData) -> Mapping[str, Any]:
         elsewhere = {"source", "test", "labels", "init", "seed", "checkpoint", "evaluate"}
-        values = self.options(data).model_dump(mode="json", exclude=elsewhere)
+        options = self.options(data)
+        values = {**options.model_dump(mode="json", exclude=elsewhere), **options.evaluate.determines()}
         return {**values, "data": {name: value for name, value in values["data"].items() if name != "val_source"}}
 
     def words(self, data: TableData) -> str:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from eke.config import Options, from_assignments, merge, parse, read_file
 from eke.data.splits import DataOptions
@@ -64,6 +64,21 @@ class EvaluateOptions(Options):
     """Steps between evaluations on validation; default: ten of them over the run."""
     log_every_steps: int = Field(20, ge=1)
     """Steps whose mean makes one line of steps.jsonl; the device is read only then."""
+    keep: Literal["last", "accuracy", "attention"] = "last"
+    """Weights that count: the last; those of the best validation accuracy; or, without a label, those whose maps of
+    validation images agree most."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many evaluations without a better one; default: at the last step."""
+
+    @model_validator(mode="after")
+    def _waits_for_something(self) -> Self:
+        if self.patience is not None and self.keep == "last":
+            raise ValueError("patience waits for a better evaluation: set keep to accuracy or attention")
+        return self
+
+    def determines(self) -> dict[str, Any]:
+        """Return what determines the weights that count: nothing, where they are the last."""
+        return {} if self.keep == "last" else self.model_dump(mode="json", exclude={"log_every_steps"})
 
 
 class RunOptions(Options):

@@ -1,6 +1,7 @@
 """From options to everything a run trains and is measured on: images, split, pixels, classes."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from eke.data.cache import PixelCache, Pixels, build_cache
 from eke.data.decoding import survey
 from eke.data.images import ImageSet, with_classes
-from eke.data.sources import open_images, with_validation
+from eke.data.sources import open_images, with_unlabeled, with_validation
 from eke.data.splits import DataOptions, Split, make_pool, make_split
 from eke.engine.model_files import ModelCard, read_card
 from eke.engine.predict import Predictions, predict_probs
@@ -91,16 +92,20 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
     images = opened(options.source, options.labels)
     if options.data.val_source:
         images = with_validation(images, with_classes(opened(options.data.val_source), images.classes))
+    pool: frozenset[str] | None = None
+    if options.data.unlabeled_source:
+        others = opened(options.data.unlabeled_source)
+        images, pool = with_unlabeled(images, others), frozenset(others.ids)
     tests = opened(options.test) if options.test else None
     if tests is not None and (images.classes or learns_classes(options)):
         tests = with_classes(tests, images.classes)
-    split = divide(images, tests, options)  # refuses before anything is decoded
+    split = divide(images, tests, options, pool)  # refuses before anything is decoded
 
     size, channels = working_form(images, options.data)
     cache = open_cache(images, size, channels, options.data.fit, progress)
     pixels, bad = cache.resident(device), {problem.row for problem in cache.problems}
     if bad:
-        images, split = split_readable(images, cache, tests, options)
+        images, split = split_readable(images, cache, tests, options, pool)
 
     def readable(ids: tuple[str, ...]) -> list[int]:
         return [int(row) for row in images.positions(ids) if int(row) not in bad]
@@ -137,18 +142,23 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
     )
 
 
-def divide(images: ImageSet, tests: ImageSet | None, options: RunOptions) -> Split:
+def divide(images: ImageSet, tests: ImageSet | None, options: RunOptions, pool: Collection[str] | None = None) -> Split:
     """Split for a run; where it learns no classes, labels that make no split are left out, and a note says why."""
     try:
-        return make_split(images, tests, options.data, options.seed)
+        return make_split(images, tests, options.data, options.seed, pool)
     except DataError as error:
         if learns_classes(options):
             raise
-        return make_pool(images, tests, options.data, options.seed, f"No label is used to watch the training. {error}")
+        why = f"No label is used to watch the training. {error}"
+        return make_pool(images, tests, options.data, options.seed, why, pool)
 
 
 def split_readable(
-    images: ImageSet, cache: PixelCache, tests: ImageSet | None, options: RunOptions
+    images: ImageSet,
+    cache: PixelCache,
+    tests: ImageSet | None,
+    options: RunOptions,
+    pool: Collection[str] | None = None,
 ) -> tuple[ImageSet, Split]:
     """Split again without the labels of images that cannot be decoded: they are not spent, others take their place.
 
@@ -161,7 +171,7 @@ def split_readable(
     lost = [problem for problem in cache.problems if images.labels[problem.row] >= 0]
     images = replace(images, labels=labels)
     try:
-        return images, divide(images, tests, options)
+        return images, divide(images, tests, options, pool)
     except (DataError, ConfigError) as error:
         detail = f"{lost[0].path}, {lost[0].reason}" if lost else "none of them labeled"
         raise type(error)(f"{error} ({len(cache.problems)} images cannot be decoded: {detail} ...)") from None

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from eke.models.backbones import resolve_name
 from eke.progress import Progress
 from eke.tasks.assemble import Assembly, assemble, images_per_step, training_steps
 from eke.tasks.held_out_attention import attention_notes, box_notes, consistency, held_out, measure_attention
+from eke.tasks.keep import keep_if_best, kept_notes, require_figure, take_kept
 from eke.tasks.measure import measure
 from eke.tasks.options import FitOptions, TrainingOptions
 from eke.tasks.prepare import Material
@@ -54,13 +56,17 @@ def train(
     """
     assert options.steps is not None
     assembly = assemble(options, material.pools)
+    require_figure(options.evaluate, len(material.validation), assembly.attention is not None)
     evaluate_every = options.evaluate.every_steps or max(1, options.steps // 10)
+    network, step = assembly.average.module, options.steps
     for step, journal in run_and_save(assembly, options, material, folder, identity, resume=resume, progress=progress):
         if due(step, evaluate_every, options.steps):
             journal.flush()
             evaluate_during(journal, assembly, material, step)
+            if collectives.from_first(partial(keep_if_best, folder, options.evaluate, network, step)):
+                break
     if collectives.rank() == 0:
-        finish(options, material, folder, assembly, progress)
+        finish(options, material, folder, assembly, step, progress)
 
 
 def run_and_save(
@@ -157,10 +163,12 @@ def evaluate_during(journal: Journal, assembly: Assembly, material: Material, st
         journal.write_evaluation(step, "validation", figures)
 
 
-def finish(options: FitOptions, material: Material, folder: RunFolder, assembly: Assembly, progress: Progress) -> None:
-    """Save the model, read validation and test once, and write predictions and results."""
-    assert options.steps is not None
+def finish(
+    options: FitOptions, material: Material, folder: RunFolder, assembly: Assembly, steps: int, progress: Progress
+) -> None:
+    """Save the model, read validation and test once, and write predictions and results after so many `steps`."""
     card, network = material.pools.card, assembly.average.module
+    best = take_kept(folder, options.evaluate, network)
     save_model(folder.model, network, card)
     evaluations: dict[str, Any] = {}
     for name in material.evaluated():
@@ -174,11 +182,12 @@ def finish(options: FitOptions, material: Material, folder: RunFolder, assembly:
         {
             "method": options.method["name"],
             "model": resolve_name(options.model.name, card.size),
-            "steps": options.steps,
+            "steps": steps,
+            "kept": best and best._asdict(),
             "seed": options.seed,
             "labels": material.budget,
             "n_unlabeled": len(material.pools.unlabeled),
-            "images_through_network": images_per_step(options) * options.steps,
+            "images_through_network": images_per_step(options) * steps,
             "evaluations": evaluations,
             "pool": pool_distribution(network, material, options.seed),
             "attention": attention,
@@ -187,7 +196,8 @@ def finish(options: FitOptions, material: Material, folder: RunFolder, assembly:
                 *assembly.notes,
                 *material.split.notes,
                 *group_notes(material),
-                *attention_notes(folder.lines(), options.steps),
+                *kept_notes(best, options.evaluate),
+                *attention_notes(folder.lines(), steps),
                 *box_notes(attention),
             ],
             "problems": material.problems,

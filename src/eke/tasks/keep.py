@@ -1,0 +1,82 @@
+"""Which weights of a run count: the last, or those of its best evaluation; and when no better one is waited for."""
+
+from typing import Any, NamedTuple
+
+from safetensors.torch import load, save
+
+from eke.engine.journal import RunFolder
+from eke.errors import ConfigError
+from eke.files import write_atomic
+from eke.models.network import Network
+from eke.tasks.options import EvaluateOptions
+
+FIGURES = {"accuracy": "accuracy", "attention": "attention_agreement"}
+"""What `evaluate.keep` compares -> its name in the journal; the higher, the better."""
+
+
+class Best(NamedTuple):
+    """The best evaluation of a run so far."""
+
+    step: int
+    value: float
+    n_since: int
+    """Evaluations after it."""
+
+
+def require_figure(options: EvaluateOptions, n_validation: int, compares_maps: bool) -> None:
+    """Refuse a choice among evaluations that there will not be.
+
+    Raises:
+        ConfigError: there are no validation images, or the method compares no maps.
+    """
+    if options.keep != "last" and not n_validation:
+        raise ConfigError(f"evaluate.keep={options.keep} needs validation images. Set evaluate.keep=last.")
+    if options.keep == "attention" and not compares_maps:
+        raise ConfigError(
+            "evaluate.keep=attention needs a method that compares maps, such as gradcam_consistency or fixmatch with "
+            "attention.weight=1. Set evaluate.keep=last."
+        )
+
+
+def best_of(lines: list[dict[str, Any]], keep: str) -> Best | None:
+    """Find the first of the best evaluations in a journal, None where there is none yet."""
+    evaluations = [line for line in lines if "evaluation" in line]
+    if not evaluations:
+        return None
+    figure = FIGURES[keep]
+    place = max(range(len(evaluations)), key=lambda i: (evaluations[i][figure], -i))
+    return Best(evaluations[place]["step"], evaluations[place][figure], len(evaluations) - 1 - place)
+
+
+def keep_if_best(folder: RunFolder, options: EvaluateOptions, network: Network, step: int) -> bool:
+    """Keep the weights if the evaluation after `step` is the best so far; tell whether to stop.
+
+    It is called after each evaluation and before the checkpoint of its step, so that a run that goes on from a
+    checkpoint finds the weights that it would have kept.
+    """
+    if options.keep == "last":
+        return False
+    best = best_of(folder.lines(), options.keep)
+    if best is not None and best.step == step:
+        state = {name: value.contiguous() for name, value in network.state_dict().items()}
+        write_atomic(folder.kept, lambda path: path.write_bytes(save(state)))
+    return best is not None and options.patience is not None and best.n_since >= options.patience
+
+
+def take_kept(folder: RunFolder, options: EvaluateOptions, network: Network) -> Best | None:
+    """Put the kept weights into the network, and say which evaluation they are from; None where the last count."""
+    best = None if options.keep == "last" else best_of(folder.lines(), options.keep)
+    if best is None:
+        return None
+    network.load_state_dict(load(folder.kept.read_bytes()))
+    return best
+
+
+def kept_notes(best: Best | None, options: EvaluateOptions) -> list[str]:
+    """Say which weights count, where they are not the last."""
+    if best is None:
+        return []
+    chosen = (
+        "accuracy, so that its validation figure is too high" if options.keep == "accuracy" else "agreement of maps"
+    )
+    return [f"The weights of step {best.step:,} count: of all evaluations, the best by {chosen}."]
