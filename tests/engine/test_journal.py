@@ -54,6 +54,26 @@ def test_the_first_bad_step_and_its_terms_are_named(folder: RunFolder) -> None:
     assert folder.lines() == []
 
 
+def test_losses_may_take_turns(folder: RunFolder) -> None:
+    def turn(step: int, value: float) -> StepReport:
+        one = report(step)
+        terms = {"loss_a" if step % 2 else "loss_x": torch.tensor(value)}
+        return one._replace(result=one.result._replace(terms=terms))
+
+    journal = Journal(folder, every_steps=3)
+    for step, value in enumerate((1.0, 5.0, 3.0, 7.0), 1):
+        journal.write(turn(step, value), {})
+    journal.flush()
+    first, second = folder.lines()
+    assert (first["loss_a"], first["loss_x"]) == (2.0, 5.0)
+    assert second["loss_x"] == 7.0
+    assert "loss_a" not in second
+    journal.write(turn(5, 1.0), {})
+    journal.write(turn(6, float("nan")), {})
+    with pytest.raises(TrainingError, match=r"^Step 6: loss_x is not finite \(nan\)"):
+        journal.flush()
+
+
 def test_known_terms_may_be_unknown(folder: RunFolder) -> None:
     journal = Journal(folder, every_steps=2)
     journal.write(report(1), {"known_rate": torch.tensor(float("nan"))})

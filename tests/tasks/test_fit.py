@@ -240,3 +240,14 @@ def test_a_baseline_that_another_run_left_unfinished_is_finished(
     assert Path(other["baseline"]["run"]).parent == tmp_path / "baselines"
     one, two = weights(Path(whole["baseline"]["run"])), weights(Path(other["baseline"]["run"]))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_that_is_named_in_the_baselines_place_is_called_by_its_name(finished_run: Path, tmp_path: Path) -> None:
+    results = fit(digit_options("supervised", baseline=str(finished_run)), tmp_path / "run")
+    assert results is not None
+    assert results["baseline"]["named"]
+    assert f"than {finished_run}" in render(results)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"fixmatch ({finished_run})" in page
+    assert "the supervised baseline" not in page
+    assert not (tmp_path / "baselines").exists()

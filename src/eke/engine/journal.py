@@ -120,8 +120,11 @@ class Journal:
         """
         if not self._window:
             return
-        names = list(self._window[0].terms)
-        rows = torch.stack([torch.stack([noted.terms[name].float() for name in names]) for noted in self._window])
+        names = list(dict.fromkeys(name for noted in self._window for name in noted.terms))
+        absent = torch.tensor(math.nan, device=self._window[0].terms["loss"].device)  # of a loss that takes turns
+        rows = torch.stack(
+            [torch.stack([noted.terms.get(name, absent).float() for name in names]) for noted in self._window]
+        )
         rows = gather(rows[None]).transpose(0, 1).flatten(0, 1).cpu()  # row: step, then process, which saw its slice
         _stop_if_not_finite(rows, names, self._window)
         seconds = time.perf_counter() - self._started
@@ -157,9 +160,10 @@ def _n_images(report: StepReport) -> int:
 
 
 def _stop_if_not_finite(rows: Tensor, names: list[str], window: list[Noted]) -> None:
-    """`known_*` terms may be NaN (no truth is known in that batch); every other term must be finite."""
+    """`known_*` terms may be NaN (no truth is known in that batch); every other term that a step has must be finite."""
     checked = [i for i, name in enumerate(names) if not name.startswith("known_")]
-    bad = (~rows[:, checked].isfinite()).nonzero()
+    present = torch.tensor([[names[i] in noted.terms for i in checked] for noted in window])
+    bad = (~rows[:, checked].isfinite() & present.repeat_interleave(len(rows) // len(window), 0)).nonzero()
     if len(bad) == 0:
         return
     row = int(bad[0, 0])

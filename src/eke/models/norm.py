@@ -195,6 +195,22 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
+@contextmanager
+def running_statistics(module: nn.Module) -> Iterator[None]:
+    """Normalize with running statistics inside, in train mode too, and leave them as they are.
+
+    The images of a batch are then independent of each other; weights of batch norms are trained all the same.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    for norm in norms:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.training = True
+
+
 def has_batch_norm(module: nn.Module) -> bool:
     """Say whether the images of a training batch depend on each other through batch norm."""
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())

@@ -285,7 +285,7 @@ class RunReport:
     """How many of them."""
     run: Figures
     baselines: Sequence[Figures] = ()
-    """The first is the supervised baseline with the same labels."""
+    """The first is the supervised baseline with the same labels, or the run that was named in its place."""
     differences: Sequence[Differences] = ()
     """One per baseline that it was compared with; the first decides the headline."""
     level: float = 0.95

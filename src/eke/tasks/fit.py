@@ -67,7 +67,7 @@ def fit(
         baseline = train_baseline(options, material, folder, show)
         if collectives.rank() != 0:
             return None
-        results = conclude(folder, baseline, material)
+        results = conclude(folder, baseline, material, named=options.baseline != "auto")
         report = write_report(folder.path, show, material)
         return {**results, "run": str(folder.path), "report": str(report)}
 
@@ -125,8 +125,8 @@ def _differences(asked: dict[str, Any], stored: dict[str, Any], where: str = "")
     return found
 
 
-def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material) -> dict[str, Any]:
-    """Lay the baseline beside the results: its figures, and the paired difference on the same images."""
+def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material, *, named: bool) -> dict[str, Any]:
+    """Lay the baseline, or the run that was named in its place, beside the results, with the paired difference."""
     results: dict[str, Any] = folder.read(folder.results)
     if baseline is None:
         return results
@@ -137,7 +137,7 @@ def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material) 
         if baseline.predictions(name).exists()
     }
     kept = ("method", "model", "steps", "labels", "images_through_network", "evaluations")
-    results["baseline"] = {"run": str(baseline.path), **{key: other[key] for key in kept}}
+    results["baseline"] = {"run": str(baseline.path), "named": named, **{key: other[key] for key in kept}}
     results["difference"] = differences
     write_json(folder.results, results)
     return results
@@ -177,10 +177,10 @@ def _table(results: dict[str, Any], part: str) -> list[str]:
         cells = "".join(f"{_cell(figures[metric]):<24}" for metric in METRICS)
         lines.append(f"  {name:<24}{cells}")
     compared = results.get("difference", {}).get(part)
-    if compared:
+    if compared and baseline:
         cells = "".join(f"{_cell(compared[metric], '+'):<24}" for metric in METRICS)
         lines.append(f"  {'difference':<24}{cells}")
-        lines += ["", _verdict(results["method"], compared["accuracy"], part)]
+        lines += ["", _verdict(results["method"], compared["accuracy"], part, baseline)]
     return lines
 
 
@@ -189,11 +189,14 @@ def _cell(interval: dict[str, float], sign: str = "") -> str:
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}] %"
 
 
-def _verdict(method: str, compared: dict[str, Any], part: str) -> str:
+def _verdict(method: str, compared: dict[str, Any], part: str, baseline: dict[str, Any]) -> str:
+    named = baseline["named"]
     if not compared["decided"]:
-        return "Cannot tell whether the unlabeled images helped: the interval of the difference contains 0."
+        what = f"it is better than {baseline['run']}" if named else "the unlabeled images helped"
+        return f"Cannot tell whether {what}: the interval of the difference contains 0."
     change = "more" if compared["value"] > 0 else "fewer"
+    other = baseline["run"] if named else "the supervised baseline with equal labels and steps"
     return (
-        f"{method} gets {abs(100 * compared['value']):.1f} points {change} of the {part} images right than the "
-        f"supervised baseline with equal labels and steps (p = {compared['p']:.2g}; one seed each)."
+        f"{method} gets {abs(100 * compared['value']):.1f} points {change} of the {part} images right than {other} "
+        f"(p = {compared['p']:.2g}; one seed each)."
     )

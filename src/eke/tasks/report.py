@@ -77,8 +77,9 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
     baseline = results.get("baseline")
     names, views = view_sheet(options, material)
     lines = {results["method"]: folder.lines()}
+    other = _called(baseline) if baseline else ""
     if baseline:
-        lines[f"{baseline['method']} (baseline)"] = RunFolder(Path(baseline["run"])).lines()
+        lines[other] = RunFolder(Path(baseline["run"])).lines()
     report = RunReport(
         title=f"{results['method']} on {options.source}",
         command=repeat_command("fit", options, run),
@@ -89,7 +90,7 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
         split=split,
         n_images=evaluated["n"] if evaluated else 0,
         run=figures_of(results["method"], results, split),
-        baselines=[figures_of(f"{baseline['method']} (baseline)", baseline, split, _EQUAL)] if baseline else [],
+        baselines=[figures_of(other, baseline, split, "" if baseline["named"] else _EQUAL)] if baseline else [],
         differences=list(_differences(results, split)),
         curves=curves_of(lines),
         pseudo_labels=_pseudo_labels(folder.lines()),
@@ -101,7 +102,7 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
         notes=_notes(results),
     )
     if results.get("attention"):
-        runs = [(f"before: {baseline['method']} (baseline)", Path(baseline["run"]))] if baseline else []
+        runs = [(f"before: {other}", Path(baseline["run"]))] if baseline else []
         report = replace(
             report, look=look_report(results["attention"], [*runs, (f"after: {results['method']}", run)], material)
         )
@@ -110,6 +111,10 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
         report = _with_images(report, folder, Evaluated(predictions, material, split), results["seed"], progress)
     write_page(folder.report, run_page(report))
     return folder.report
+
+
+def _called(baseline: dict[str, Any]) -> str:
+    return f"{baseline['method']} ({baseline['run'] if baseline['named'] else 'baseline'})"
 
 
 _EQUAL = "same labels, labeled views, labeled batch, optimizer and steps"
@@ -146,7 +151,9 @@ def paired(values: dict[str, Any]) -> Paired:
 def _differences(results: dict[str, Any], split: str) -> Iterator[Differences]:
     compared = results.get("difference", {}).get(split)
     if compared:
-        yield Differences("the supervised baseline", **{metric: paired(compared[metric]) for metric in METRICS})
+        other = results["baseline"]
+        against = other["run"] if other["named"] else "the supervised baseline"
+        yield Differences(against, **{metric: paired(compared[metric]) for metric in METRICS})
 
 
 def curves_of(lines: dict[str, list[dict[str, Any]]]) -> list[CurveChart]:
