@@ -169,6 +169,49 @@ def fit(
     )
 
 
+@app.command(short_help="Make two explanations of a run agree.")
+def harmonize(
+    run: Run,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help="Unlabeled images from elsewhere; by default the run's own."),
+    ] = None,
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="finetune reads no label; combined and alternated do.")
+    ] = "finetune",
+    stop: Annotated[
+        str,
+        typer.Option(
+            "--stop",
+            help="Which weights count: agreement = without labels, those whose explanations agree most on validation "
+            "images; labels = of the best accuracy on them; last.",
+        ),
+    ] = "agreement",
+    layer: Annotated[str | None, typer.Option("--layer", help="Whose Grad-CAM; by default the deepest.")] = None,
+    steps: Steps = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="Time instead of steps, such as 20m.")] = None,
+    out: Out = None,
+    assignments: Set = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a trained run until Grad-CAM and guided backpropagation agree, and compare it with what it was.
+
+    Images, labels and split are the run's. Its report shows both explanations before and after.
+
+    Example: eke harmonize runs/photos deployment-photos/ --steps 200 --out runs/photos-harmonized
+    """
+    from eke.tasks.harmonize import harmonize as run_harmonize
+
+    flags = {"steps": steps, "budget": budget, "method": {"strategy": strategy, "layer": layer}}
+    _show(
+        run_harmonize(
+            run, data, out, stop=stop, flags=flags, assignments=assignments or [], resume=resume, progress=_progress()
+        ),
+        as_json,
+    )
+
+
 @app.command(short_help="Learn from images without labels.")
 def pretrain(
     data: Data,

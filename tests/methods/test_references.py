@@ -196,7 +196,7 @@ REFERENCES: dict[str, Reference] = {
 
 
 def test_every_method_has_a_reference() -> None:
-    assert set(WITH_LABELS) == {*REFERENCES, "comatch", "simmatch", "gradcam_consistency"}
+    assert set(WITH_LABELS) == {*REFERENCES, "comatch", "simmatch", "gradcam_consistency", "harmonize"}
 
 
 @pytest.mark.parametrize("name", sorted(REFERENCES))

@@ -451,4 +451,5 @@ def test_the_others_say_that_they_do_not() -> None:
         *TAKE_IT,
         "mean_teacher",
         "gradcam_consistency",
+        "harmonize",
     }

@@ -124,7 +124,7 @@ def test_the_end_of_a_run_decides_whether_its_maps_have_collapsed() -> None:
         (
             "gradcam_consistency",
             ("compute.compile=true", "attention.map=saliency"),
-            "saliency needs second derivatives.*compute.compile=false",
+            "with maps of pixels needs second derivatives.*compute.compile=false",
         ),
         ("fixmatch", ("attention.map=gradcamm",), "attention.map"),
     ],

@@ -139,19 +139,19 @@ def _overlaps(maps: Tensor, masks: Tensor, relu: bool, thresholds: Tensor) -> Te
 
 @torch.no_grad()
 def pointing_game(maps: Tensor, masks: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """Say whether the hottest place of a map lies on the object, or up to `tolerance` pixels beside it.
+    """Say whether the hottest place of a map lies on the object, or less than `tolerance` pixels beside it.
 
     Where several places are equally hot, it is the share of them that hit, what one drawn from them can expect: the
     peak of a map enlarged by an even factor is four pixels.
 
-    Source: Zhang et al. 2016 (arXiv:1608.00507), and the tolerance of TorchRay (Fong et al. 2019, arXiv:1910.08485): a
-    pixel of the mask lies in a circle around the place.
+    Source: Zhang et al. 2016 (arXiv:1608.00507), with the circle of TorchRay (Fong et al. 2019, arXiv:1910.08485): the
+    distance to the nearest pixel of the mask, from center to center.
 
     Args:
         maps: (N, h, w) floats.
         masks: (N, H, W) bool, each with a pixel.
-        tolerance: pixels of the masks, whatever their size. 15 are the custom for images of about 224 x 224 and more;
-            smaller images need fewer in proportion, for they would hit nearly anywhere.
+        tolerance: pixels of the masks, whatever their size; 0 for hits on the object only. 15 are the custom for images
+            of about 224 x 224 and more; smaller images need fewer in proportion, for a map would hit nearly anywhere.
 
     Returns:
         (N,) float64: 1 a hit, 0 a miss, between them where hottest places differ.
@@ -166,12 +166,12 @@ def pointing_game(maps: Tensor, masks: Tensor, tolerance: float = TOLERANCE) -> 
 
 
 def _near_rate(places: Tensor, masks: Tensor, tolerance: float) -> Tensor:
-    """Return the share of places (N, H, W) that lie up to `tolerance` from a pixel of the mask; 0 of none."""
+    """Return the share of places (N, H, W) that lie on the mask or less than `tolerance` beside it; 0 of none."""
     from scipy.ndimage import distance_transform_edt
 
     near = torch.zeros(masks.shape, dtype=torch.bool)
     for row, mask in zip(near, masks.cpu().numpy(), strict=True):
-        row[:] = torch.from_numpy(distance_transform_edt(~mask) <= tolerance)
+        row[:] = torch.from_numpy(mask | (distance_transform_edt(~mask) < tolerance))
     n_near = (places & near.to(places.device)).sum((1, 2)).double()
     return n_near / places.sum((1, 2)).clamp(min=1)
 

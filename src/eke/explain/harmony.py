@@ -19,7 +19,6 @@ paper leaves open how colors are joined, and says "the variance" of sigma; see `
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from itertools import combinations
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -45,7 +44,7 @@ _GUIDED_STEEPNESS, _CAM_STEEPNESS = 8.0, 32.0
 _EPS = 1e-12
 
 
-class Network(Protocol):
+class Classifier(Protocol):
     """What is explained: an `eke.models.network.Network`, not compiled, or what behaves like one."""
 
     mean: Tensor
@@ -75,7 +74,7 @@ class Harmony(NamedTuple):
 
 
 def harmony(
-    network: Network,
+    network: Classifier,
     images: Tensor,
     layer: str,
     *,
@@ -117,7 +116,7 @@ def harmony(
 
 @torch.enable_grad()
 def all_cells(
-    network: Network, images: Tensor, layer: str, correlations: Mapping[str, Correlation], sigma: Sigma = "std"
+    network: Classifier, images: Tensor, layer: str, correlations: Mapping[str, Correlation], sigma: Sigma = "std"
 ) -> dict[tuple[str, str], Tensor]:
     """Compare with every matching and every measure, as a figure, not as a loss: nothing is differentiable.
 
@@ -139,7 +138,7 @@ def all_cells(
         ConfigError: as in `harmony`.
     """
     look = _first_look(network, images.detach(), layer, trained=False)
-    cells = {}
+    cells: dict[tuple[str, str], Tensor] = {}
     for matching, match in MATCHINGS.items():
         first, second = match(look, sigma, False)
         cells |= {(matching, name): correlation(first, second) for name, correlation in correlations.items()}
@@ -166,9 +165,9 @@ def mean_correlation(maps: Sequence[Tensor], correlation: Correlation) -> Tensor
     if len(maps) < 2 or len({each.ndim for each in maps}) > 1:
         shapes = ", ".join(str(tuple(each.shape)) for each in maps)
         raise ConfigError(f"Two or more maps are compared, all (N, h, w) or all (N, t, h, w), not {shapes or 'none'}.")
-    grid = [min(sides) for sides in zip(*(each.shape[1:] for each in maps), strict=True)]
-    average = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
-    pooled = [average(widened(each)[:, None], grid).squeeze(1) for each in maps]
+    grid: Any = tuple(min(sides) for sides in zip(*(each.shape[1:] for each in maps), strict=True))
+    pool: Any = F.adaptive_avg_pool2d if len(grid) == 2 else F.adaptive_avg_pool3d
+    pooled = [pool(widened(each)[:, None], grid).squeeze(1) for each in maps]
     return torch.stack([correlation(a, b) for a, b in combinations(pooled, 2)]).mean(0)
 
 
@@ -200,7 +199,7 @@ def _logistic(evidence: Tensor, sigma: Sigma, steepness: float) -> Tensor:
         raise ConfigError(f"There is no sigma {sigma!r}. {did_you_mean(sigma, get_args(Sigma))}")
     variance, mu = torch.var_mean(evidence, tuple(range(1, evidence.ndim)), correction=0, keepdim=True)
     flat = is_flat(evidence).view_as(mu)
-    variance = torch.where(flat, 1.0, variance)  # the slope of a root is infinite at 0
+    variance = variance.clamp(min=torch.finfo(variance.dtype).tiny)  # the slope of a root is infinite at 0
     if sigma == "authors":
         z = steepness * (evidence - (mu + variance.sqrt() / 2))
     else:
@@ -221,12 +220,12 @@ class Look:
     """
 
     def __init__(
-        self, network: Network, pixels: Tensor, layer: str, classes: Tensor | None, *, guided: bool, trained: bool
+        self, network: Classifier, pixels: Tensor, layer: str, classes: Tensor | None, *, guided: bool, trained: bool
     ) -> None:
         self.network, self.pixels, self.layer, self.trained = network, pixels, layer, trained
         # pixels of the caller's that need no gradient stay as they are
         self._x = pixels.detach().requires_grad_() if guided and not pixels.requires_grad else pixels
-        with guided_relus() if guided else nullcontext() as self._relus:
+        with guided_relus() as self._relus:
             outputs = network(self._x, taps=(layer,))
         self.logits: Tensor = outputs.logits
         self.classes = self.logits.detach().argmax(1) if classes is None else classes
@@ -243,7 +242,6 @@ class Look:
 
     def guided(self, *, constant: bool = False) -> Tensor:
         """Return A_GB with respect to what the body reads, of the shape of the pixels; `constant` likewise."""
-        assert self._relus is not None
         if self._guided is None:
             gradient = self._relus.gradient(self._score, self._x, create_graph=self.trained and not constant)
             self._guided = gradient * _of_channels(self.network.std, gradient)
@@ -268,7 +266,8 @@ def gradcam_mask(look: Look, sigma: Sigma, mask_gradient: bool) -> tuple[Tensor,
     Q is the mask of eq. 6 with A = A_GC, signed and enlarged to the image; the authors' steepness is 32 here.
     """
     mask = _logistic(_enlarged(look.cam(constant=not mask_gradient), look.pixels), sigma, _CAM_STEEPNESS)
-    return tuple(channel_magnitude(each.guided(), "sum") for each in (look, look.masked(mask, guided=True)))
+    again = look.masked(mask, guided=True)
+    return channel_magnitude(look.guided(), "sum"), channel_magnitude(again.guided(), "sum")
 
 
 def gradcam_upsampled(look: Look, sigma: Sigma, mask_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -292,7 +291,7 @@ MATCHINGS: Mapping[str, Callable[[Look, Sigma, bool], tuple[Tensor, Tensor]]] = 
 """Name -> the two maps that are compared, on one grid: (look at x, sigma, mask_gradient) -> (first, second)."""
 
 
-def _first_look(network: Network, images: Tensor, layer: str, *, trained: bool) -> Look:
+def _first_look(network: Classifier, images: Tensor, layer: str, *, trained: bool) -> Look:
     for module in network.modules():
         if isinstance(module, _NormBase) and module.training and module.track_running_stats:
             raise ConfigError(

@@ -2,7 +2,9 @@
 
     pearson             <a - mean a, b - mean b> / sqrt(|a - mean a|^2 |b - mean b|^2 + eps)
     cross_correlation   <a, b> / sqrt(|a|^2 |b|^2 + eps)
-    ssim                mean over windows of (2 mu_a mu_b + C1) (2 s_ab + C2) / ((mu_a^2 + mu_b^2 + C1) (s_a^2 + s_b^2 + C2))
+    ssim                mean over windows of    (2 mu_a mu_b + C1) (2 s_ab + C2)
+                                             ------------------------------------------
+                                             (mu_a^2 + mu_b^2 + C1) (s_a^2 + s_b^2 + C2)
 
 a and b are the two maps of one image, each as one vector. Maps are (N, h, w), or (N, t, h, w) of clips, on one grid;
 each measure gives one similarity per image, (N,), at most 1, in float32 or better. No measure depends on the size of a
@@ -168,11 +170,11 @@ def _is_flat(maps: Tensor) -> Tensor:
 
 
 def _window_means(maps: Tensor, side: int) -> Tensor:
-    """Return the Gaussian mean around each place whose window lies inside; not by a convolution, which autocast rounds."""
+    """Return the Gaussian mean around each place whose window lies inside the map."""
     offsets = torch.arange(side, dtype=maps.dtype, device=maps.device) - side // 2
     weights = (-offsets.square() / (2 * 1.5**2)).exp()
     weights = weights / weights.sum()
-    for axis in (-2, -1):
+    for axis in (-2, -1):  # not a convolution: under autocast it would round, and variances are differences
         maps = (maps.unfold(axis, side, 1) * weights).sum(-1)
     return maps
 

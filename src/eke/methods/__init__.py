@@ -9,6 +9,7 @@ from eke.methods.fixmatch import FixMatch
 from eke.methods.flexmatch import FlexMatch
 from eke.methods.freematch import FreeMatch
 from eke.methods.gradcam_consistency import GradCAMConsistency
+from eke.methods.harmonize import Harmonize
 from eke.methods.mean_teacher import MeanTeacher
 from eke.methods.mixmatch import MixMatch
 from eke.methods.pseudo_label import PseudoLabel
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "comatch": CoMatch,
     "simmatch": SimMatch,
     "gradcam_consistency": GradCAMConsistency,
+    "harmonize": Harmonize,
     "simclr": SimCLR,
     "simsiam": SimSiam,
     "byol": BYOL,

@@ -72,6 +72,8 @@ def look_blocks(look: LookReport) -> list[Block]:
             f"The rest is painted in the mean color. The box has the same area, {area} of the image. A map that is not "
             "seen to be better than the box has not found what the network decides by, however well two views agree."
         ),
+        *([Text(ATTENTION_IN_WORDS)] if look.explanations else []),
+        *look.explanations,
         Text(CONSISTENCY_IN_WORDS),
         *(consistency_sheet(sheet) for sheet in look.sheets),
     ]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from eke.metrics.classification import Reliability
 from eke.metrics.statistics import Interval, Paired
 from eke.report.charts import Curve
+from eke.report.page import Sheet
 from eke.report.pictures import Image
 from eke.report.projection import Projection
 
@@ -258,6 +259,8 @@ class LookReport:
     kept: Sequence[KeptRow]
     sheets: Sequence[ConsistencyReport]
     """The baseline, where there is one, and the run, for a few images and each layer."""
+    explanations: Sequence[Sheet] = ()
+    """Of a run whose explanations were harmonized: both of them, before and after."""
 
 
 @dataclass(frozen=True)

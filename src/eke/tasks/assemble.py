@@ -107,10 +107,10 @@ def attention_of(
     options: AttentionOptions = term.options
     if options.weight == 0:
         return None
-    if compute.compile and options.map == "saliency":
+    if compute.compile and (options.map == "saliency" or not getattr(method, "compiles", True)):
         raise ConfigError(
-            "attention.map=saliency needs second derivatives of the whole network, which a compiled one does not have: "
-            "set compute.compile=false, or take the map of a layer, such as attention.map=gradcam."
+            f"{name} with maps of pixels needs second derivatives of the whole network, which a compiled one does not "
+            "have: set compute.compile=false, or take the map of a layer, such as attention.map=gradcam."
         )
     return options
 

@@ -172,14 +172,16 @@ def _table(results: dict[str, Any], part: str) -> list[str]:
     if baseline and part in baseline["evaluations"]:
         rows.append((f"{baseline['method']} (baseline)", baseline["evaluations"][part]))
     heads = {"accuracy": "accuracy", "macro_f1": "macro F1", "calibration_error": "calibration error"}
-    lines = [f"{part} ({rows[0][1]['n']:,} images)".ljust(26) + "".join(f"{head:<24}" for head in heads.values())]
+    width = max(24, *(len(name) + 1 for name, _ in rows))
+    head = f"{part} ({rows[0][1]['n']:,} images)"
+    lines = [head.ljust(width + 2) + "".join(f"{each:<24}" for each in heads.values())]
     for name, figures in rows:
         cells = "".join(f"{_cell(figures[metric]):<24}" for metric in METRICS)
-        lines.append(f"  {name:<24}{cells}")
+        lines.append(f"  {name:<{width}}{cells}")
     compared = results.get("difference", {}).get(part)
     if compared and baseline:
         cells = "".join(f"{_cell(compared[metric], '+'):<24}" for metric in METRICS)
-        lines.append(f"  {'difference':<24}{cells}")
+        lines.append(f"  {'difference':<{width}}{cells}")
         lines += ["", _verdict(results["method"], compared["accuracy"], part, baseline)]
     return lines
 

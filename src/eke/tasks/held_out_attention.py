@@ -154,7 +154,8 @@ def attention_notes(lines: list[dict[str, Any]], n_steps: int) -> list[str]:
     last = [line for line in logged if line["step"] > 0.9 * n_steps] or logged[-1:]
     if not last:
         return []
-    flat, spread = (fmean(line[f"attention_{name}"] for line in last) for name in ("flat_rate", "spread"))
+    flat = fmean(line["attention_flat_rate"] for line in last)
+    spread = fmean(line.get("attention_spread", 1.0) for line in last)
     if flat > COLLAPSED_FLAT_RATE:
         found = f"{100 * flat:.0f} % of the images have a flat map"
     elif spread < COLLAPSED_SPREAD:

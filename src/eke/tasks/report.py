@@ -103,9 +103,7 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
     )
     if results.get("attention"):
         runs = [(f"before: {other}", Path(baseline["run"]))] if baseline else []
-        report = replace(
-            report, look=look_report(results["attention"], [*runs, (f"after: {results['method']}", run)], material)
-        )
+        report = replace(report, look=look_report(results, [*runs, (f"after: {results['method']}", run)], material))
     if evaluated:
         predictions = Predictions.load(folder.predictions(split))
         report = _with_images(report, folder, Evaluated(predictions, material, split), results["seed"], progress)
@@ -167,12 +165,12 @@ def curves_of(lines: dict[str, list[dict[str, Any]]]) -> list[CurveChart]:
             "": [row for row in looked if "loss" in row],
             ", held out": [row for row in looked if "loss" not in row],
         }
-        kinds = {"agreement of two views": "agreement", "part between images": "spread", "flat": "flat_rate"}
+        kinds = {"agreement": "agreement", "part between images": "spread", "flat": "flat_rate"}
         curves = [
             curve_of(words + where, its, f"attention_{kind}", lambda row: True)
             for where, its in parts.items()
             for words, kind in kinds.items()
-            if its
+            if its and f"attention_{kind}" in its[0]
         ]
         if curves:
             charts.append(CurveChart(f"Attention maps of {name}", curves))

@@ -159,7 +159,9 @@ def evaluate_during(journal: Journal, assembly: Assembly, material: Material, st
         accuracy = float((predictions.probs.argmax(1) == predictions.labels).mean())
         figures, options = {"accuracy": accuracy}, assembly.attention
         if options is not None:
-            figures |= consistency(network, held_out(material, "validation"), options)
+            images, own = held_out(material, "validation"), getattr(assembly.method, "held_out_figures", None)
+            pixels = images.pixels.to(material.pools.device).float().div(255)
+            figures |= consistency(network, images, options) if own is None else own(network, pixels)
         journal.write_evaluation(step, "validation", figures)
 
 
