@@ -41,7 +41,6 @@ Correlation = Callable[[Tensor, Tensor], Tensor]
 
 # The authors' code has fixed steepnesses in the place of 1 / sigma.
 _GUIDED_STEEPNESS, _CAM_STEEPNESS = 8.0, 32.0
-_EPS = 1e-12
 
 
 class Classifier(Protocol):
@@ -199,11 +198,12 @@ def _logistic(evidence: Tensor, sigma: Sigma, steepness: float) -> Tensor:
         raise ConfigError(f"There is no sigma {sigma!r}. {did_you_mean(sigma, get_args(Sigma))}")
     variance, mu = torch.var_mean(evidence, tuple(range(1, evidence.ndim)), correction=0, keepdim=True)
     flat = is_flat(evidence).view_as(mu)
-    variance = variance.clamp(min=torch.finfo(variance.dtype).tiny)  # the slope of a root is infinite at 0
+    numbers = torch.finfo(variance.dtype)
+    std = variance.clamp(min=numbers.tiny).sqrt()  # the slope of a root is infinite at 0
     if sigma == "authors":
-        z = steepness * (evidence - (mu + variance.sqrt() / 2))
+        z = steepness * (evidence - (mu + std / 2))
     else:
-        z = (evidence - mu) / ((variance.sqrt() if sigma == "std" else variance) + _EPS)
+        z = (evidence - mu) / ((std if sigma == "std" else variance) + numbers.eps**2)
     return torch.where(flat, 0.5, z.sigmoid())
 
 
