@@ -269,7 +269,9 @@ def test_the_gradient_of_weights_and_images_is_that_of_finite_differences(matchi
 
     got = differentiated(loss(), wanted)
     assert_slopes(got, loss, wanted)
-    assert all(grad.any() for grad, tensor in zip(got, wanted, strict=True) if tensor.ndim > 1)
+    assert all(grad.any() for grad, tensor in zip(got, weights_of(network), strict=False) if tensor.ndim > 1)
+    # guided gradients depend on the image through who is active only, and gradcam_mask compares two of them
+    assert bool(got[-1].any()) == (matching != "gradcam_mask")
 
 
 @pytest.mark.parametrize("matching", ["guided_mask", "gradcam_mask"])
@@ -290,7 +292,35 @@ def test_without_its_gradient_the_mask_is_a_constant(matching, layer):
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-11)
     assert_slopes(got, constant, wanted)
-    assert (got[0] - full[0]).abs().max() > 1e-3 * full[0].abs().max()
+    reached = (got[0] - full[0]).abs().max() > 1e-3 * full[0].abs().max()
+    assert reached == (matching == "guided_mask")
+
+
+class Gate(nn.Module):
+    """What is between 0 and 1 for a place, by its own values: gradients depend on the image continuously."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(x - x.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("matching", MATCHINGS)
+def test_with_gates_every_map_depends_on_the_image_and_on_the_mask(matching):
+    network, images = chain()
+    network.body.insert(1, Gate())
+    images.requires_grad_()
+    wanted = [*weights_of(network), images]
+
+    def loss():
+        return loss_of(network, images, "4", matching=matching)
+
+    got = differentiated(loss(), wanted)
+    assert_slopes(got, loss, wanted)
+    constant = differentiated(loss_of(network, images, "4", matching=matching, mask_gradient=False), wanted)
+    for a, b in zip(got, constant, strict=True):
+        assert a.any()
+        if a.ndim > 1:
+            reached = (a - b).abs().max() > 1e-3 * a.abs().max()
+            assert reached == matching.endswith("mask")
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)

@@ -263,7 +263,8 @@ def guided_mask(look: Look, sigma: Sigma, mask_gradient: bool) -> tuple[Tensor, 
 def gradcam_mask(look: Look, sigma: Sigma, mask_gradient: bool) -> tuple[Tensor, Tensor]:
     """Mask by Grad-CAM: magnitudes of guided gradients of x, and of Q x, both on the image's grid.
 
-    Q is the mask of eq. 6 with A = A_GC, signed and enlarged to the image; the authors' steepness is 32 here.
+    Q is the mask of eq. 6 with A = A_GC, signed and enlarged to the image; the authors' steepness is 32 here. Guided
+    gradients depend on their image only through who is active, unless the network has gates: a gradient through Q is 0.
     """
     mask = _logistic(_enlarged(look.cam(constant=not mask_gradient), look.pixels), sigma, _CAM_STEEPNESS)
     again = look.masked(mask, guided=True)
