@@ -82,7 +82,7 @@ def test_a_row_of_a_column_has_one_cell_per_seed_and_the_seeds_share_their_label
         assert all(section.columns[0] in row.figures for row in section.rows)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if not name.startswith("gradcam")])
+@pytest.mark.parametrize("name", [name for name in TABLES if not name.startswith(("gradcam", "harmonizing"))])
 def test_equal_budget(name: str, smoke: dict[str, Table]) -> None:
     """All rows put the same images through the network, to a step of each stage."""
     for section in smoke[name].sections:
@@ -233,7 +233,31 @@ def test_pairs_of_classes(smoke: dict[str, Table]) -> None:
         assert all(series.figure == "accuracy" for series in row.figures.values())
 
 
-def test_gradcam_at_the_other_scales(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_the_stop_table_differ_in_rate_and_in_what_is_kept(smoke: dict[str, Table]) -> None:
+    first, *rows = smoke["harmonizing-stop"].sections[0].rows
+    start = first.figures["Acc."].cells
+    assert first.name == "not harmonized"
+    found = {}
+    for row in rows:
+        for seed, cell in enumerate(row.figures["Acc."].cells):
+            assert cell.start.identity == start[seed].identity
+            options = cell.work.options(cell.data)
+            assert (options.method["strategy"], options.steps) == ("finetune", 20)
+            found[row.name] = (options.evaluate.keep, options.evaluate.patience, options.optim.lr)
+    assert found == {
+        f"{stop}, rate {rate:g}": (keep, patience, rate)
+        for rate in (1e-5, 1e-3)
+        for stop, (keep, patience) in {
+            "agreement": ("attention", 3),
+            "labels": ("accuracy", 3),
+            "last": ("last", None),
+        }.items()
+    }
+    cells = [cell.identity for row in rows for cell in row.figures["Acc."].cells]
+    assert len({*cells}) == len(cells), "what is kept is part of a cell's name"
+
+
+def test_gradcam_at_the_other_scales(tmp_path: Path, shared_data: Path) -> None:
     cpu = load_table("gradcam-table2", "cpu", shared_data, tmp_path)
     per_seed = len({cell.identity for cell in cpu.cells()}) / len(cpu.seeds)
     assert per_seed == 4 + 3 + 2 + 3 * 4 + 4 + 2

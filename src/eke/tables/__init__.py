@@ -8,5 +8,6 @@ TABLES: dict[str, str] = {
     "gradcam-table2": "eke.tables.gradcam_table2",
     "gradcam-fig3": "eke.tables.gradcam_fig3",
     "gradcam-adjustability": "eke.tables.gradcam_adjustability",
+    "harmonizing-stop": "eke.tables.harmonizing_stop",
 }
 """Name on the command line -> module with `make_table`."""
