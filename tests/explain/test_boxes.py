@@ -309,6 +309,13 @@ def test_the_center_points_at_the_middle() -> None:
     assert center_figures(masks, 0.1, tolerance=3.1).pointing.tolist() == [1]
 
 
+@pytest.mark.parametrize(("y", "x"), [(1, 3), (1, 4), (2, 3), (2, 4)])
+def test_the_middle_of_an_even_image_is_four_pixels(y: int, x: int) -> None:
+    masks = torch.zeros(1, 4, 8, dtype=torch.bool)
+    masks[0, y, x] = True
+    assert center_figures(masks, 0.1, tolerance=0).pointing.tolist() == [0.25]
+
+
 def test_a_map_that_knows_beats_the_center_and_the_center_beats_chance() -> None:
     size = (32, 32)
     generator = np.random.default_rng(0)

@@ -88,9 +88,8 @@ def blurred(images: Tensor) -> Tensor:
     """
     from torchvision.transforms.v2.functional import gaussian_blur
 
-    side = min(images.shape[-2:])
-    sigma = BLUR_RATE * side
-    reach = min(math.ceil(3 * sigma), side - 1)  # the image is mirrored at its edges once, no further
+    sigma = BLUR_RATE * min(images.shape[-2:])
+    reach = math.ceil(3 * sigma)
     return gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2)
 
 

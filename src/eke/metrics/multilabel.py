@@ -166,9 +166,8 @@ def macro_f1_parts(probs: ArrayLike, targets: ArrayLike, thresholds: ArrayLike =
 
     def combine(sums: Floats) -> Floats:
         hits, n_predicted, n_images = sums[:, :k], sums[:, k : 2 * k], sums[:, 2 * k :]
-        there = n_images > 0
-        total = np.sum(2 * hits / np.maximum(n_images + n_predicted, 1), axis=1, where=there)
-        n_there = there.sum(1)
+        total = (2 * hits / np.maximum(n_images + n_predicted, 1)).sum(1)  # without images there are no hits
+        n_there = (n_images > 0).sum(1)
         return np.where(n_there > 0, total / np.maximum(n_there, 1), np.nan)
 
     return PerImage(columns, combine, _SHARE)
