@@ -189,6 +189,18 @@ def test_the_body_reads_the_product_of_mask_and_normalized_image():
     torch.testing.assert_close(read[1], masks[:, None] * read[0], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("mask_gradient", [True, False])
+@pytest.mark.parametrize("images_gradient", [True, False])
+def test_masked_images_are_differentiated_only_where_it_leads_somewhere(mask_gradient, images_gradient):
+    network, images = chain()
+    read = []
+    network.body.register_forward_pre_hook(lambda module, args: read.append(args[0].requires_grad))
+    images.requires_grad_(images_gradient)
+    harmony(network, images, LATE, correlation=pearson, mask_gradient=mask_gradient)
+    assert read == [True, mask_gradient or images_gradient]
+    assert images.requires_grad == images_gradient
+
+
 @pytest.mark.parametrize("matching", MATCHINGS)
 def test_an_image_is_compared_as_if_it_were_alone(matching):
     network, images = chain()
@@ -617,6 +629,13 @@ def test_a_mask_of_nothing_is_one_half_everywhere(sigma, value):
     assert (mask == 0.5).all()
     (grad,) = torch.autograd.grad(mask.square().sum(), guided)
     assert not grad.any()
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_rounding_makes_no_mask(sigma):
+    guided = 3 + 1e-6 * torch.rand(2, 3, 8, 8)
+    assert guided[0].std() > 0
+    assert (soft_mask(guided, sigma) == 0.5).all()
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)

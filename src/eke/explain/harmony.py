@@ -136,7 +136,7 @@ def all_cells(
     Raises:
         ConfigError: as in `harmony`.
     """
-    look = _first_look(network, images.detach(), layer, trained=False)
+    look = _first_look(network, images, layer, trained=False)
     cells: dict[tuple[str, str], Tensor] = {}
     for matching, match in MATCHINGS.items():
         first, second = match(look, sigma, False)
@@ -230,7 +230,7 @@ class Look:
         self.logits: Tensor = outputs.logits
         self.classes = self.logits.detach().argmax(1) if classes is None else classes
         self._features: Tensor = outputs.features[layer]
-        self._score = widened(self.logits).gather(1, self.classes[:, None])[:, 0]
+        self._score = self.logits.gather(1, self.classes[:, None])[:, 0]
         self._cam: Tensor | None = None
         self._guided: Tensor | None = None
 
@@ -306,7 +306,7 @@ def _first_look(network: Classifier, images: Tensor, layer: str, *, trained: boo
 
 
 def _of_channels(values: Tensor, images: Tensor) -> Tensor:
-    return values.to(images.dtype).view(-1, *[1] * (images.ndim - 2))
+    return values.view(-1, *[1] * (images.ndim - 2))
 
 
 def _enlarged(maps: Tensor, images: Tensor) -> Tensor:
