@@ -183,10 +183,10 @@ def harmonize(
         str,
         typer.Option(
             "--stop",
-            help="Which weights count: agreement = without labels, those whose explanations agree most on validation "
-            "images; labels = of the best accuracy on them; last.",
+            help="Which weights count: labels = of the best accuracy on validation images; agreement = without labels, "
+            "those whose explanations of them agree most; last.",
         ),
-    ] = "agreement",
+    ] = "labels",
     layer: Annotated[str | None, typer.Option("--layer", help="Whose Grad-CAM; by default the deepest.")] = None,
     steps: Steps = None,
     budget: Annotated[str | None, typer.Option("--budget", help="Time instead of steps, such as 20m.")] = None,

@@ -19,7 +19,7 @@ WORDS = ("evaluate.every_steps=4", "evaluate.log_every_steps=4")
 @pytest.fixture(scope="module")
 def harmonized(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("harmonized") / "run"
-    harmonize(finished_run, out=out, flags=FLAGS, assignments=WORDS)
+    harmonize(finished_run, out=out, stop="agreement", flags=FLAGS, assignments=WORDS)
     return out
 
 

@@ -26,7 +26,7 @@ def harmonize(
     data: str | None = None,
     out: Path | None = None,
     *,
-    stop: str = "agreement",
+    stop: str = "labels",
     flags: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
     resume: bool = False,
@@ -34,8 +34,8 @@ def harmonize(
 ) -> dict[str, Any] | None:
     """Fine-tune a run, on its own training images or on others, and compare it with what it was.
 
-    Labels, split, images and network are the run's. By default no label is read: not by the loss, nor by the choice of
-    the weights that count; figures on labeled images are given at the end.
+    Labels, split, images and network are the run's. The loss reads no label (finetune), and with `stop="agreement"` the
+    choice of the weights that count does not either; figures on labeled images are given at the end.
 
     Args:
         run: a finished run of `eke fit`; it is not touched.
