@@ -1,7 +1,3 @@
-import platform
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -42,29 +38,3 @@ def test_several_processes_sync_batch_norm_or_say_that_they_do_not(monkeypatch: 
 def test_one_process_needs_neither() -> None:
     plain = placed(ComputeOptions(sync_norm=False))
     assert not any(isinstance(module, BatchNorm) for module in plain.modules())
-
-
-STEPS = """
-import resource, sys
-import torch
-from eke.engine.processes import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-layer, image = torch.nn.Conv2d(3, 64, 3, padding=1), torch.rand(32, 3, 32, 32)
-for step in range(12):
-    if step == 6:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    (layer(image).relu() * 2).sum().backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told to keep memory")
-def test_freed_memory_is_kept_for_the_next_step() -> None:
-    faults = {
-        kind: int(
-            subprocess.run([sys.executable, "-c", STEPS, kind], capture_output=True, text=True, check=True).stdout
-        )
-        for kind in ("as it is", "keep")
-    }
-    assert faults["keep"] < faults["as it is"] / 4, faults

@@ -1,6 +1,5 @@
 """Where and how a run computes: device, precision, memory format, compilation, and how many processes."""
 
-import ctypes
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -50,9 +49,7 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[None]:
-    """Run on a device, and as one of the processes that torchrun describes in the environment."""
-    if device.type == "cpu":
-        keep_freed_memory()
+    """Join the process group that torchrun describes in the environment; with one process do nothing."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -63,25 +60,6 @@ def processes(device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
-"""Numbers of glibc's `mallopt`."""
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next step, for the rest of the process.
-
-    By default glibc maps each tensor of some size anew and gives it back when it is freed, so that every step of a
-    training on the CPU takes its pages from the system again, each one cleared. Blocks beyond 32 MiB still go back.
-    Other C libraries are left as they are.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(MMAP_THRESHOLD, 32 * 2**20)
-    mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 
 def place_method(
