@@ -3,6 +3,8 @@
 import io
 import resource
 import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import eke.tasks.train as train_task
 from eke.progress import silent
 from eke.tasks.assemble import assemble, training_steps
 from eke.tasks.fit import fit
@@ -60,7 +61,7 @@ def options_for(crops: Path, model: str, steps: int) -> FitOptions:
 
 
 def test_forty_steps_resume_exactly_and_the_report_stays_small(
-    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    crops: Path, tmp_path: Path, stopped_at_a_checkpoint: Callable[[], AbstractContextManager[None]]
 ) -> None:
     options = options_for(crops, "resnet18", 40)
     assert (options.method["memory_size"], options.batch.mu) == (30_000, 4)
@@ -69,17 +70,7 @@ def test_forty_steps_resume_exactly_and_the_report_stays_small(
     assert len(results["classes"]) == N_CLASSES
     assert (tmp_path / "whole" / "report.html").stat().st_size < REPORT_LIMIT
 
-    class StoppedError(Exception):
-        pass
-
-    save = train_task.save_checkpoint
-
-    def save_and_stop(*args: Any, **named: Any) -> None:
-        save(*args, **named)
-        raise StoppedError
-
-    with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(train_task, "save_checkpoint", save_and_stop)
+    with stopped_at_a_checkpoint():
         fit(options, tmp_path / "cut")
     fit(options, tmp_path / "cut", resume=True)
     whole, cut = (load_file(tmp_path / name / "model" / "weights.safetensors") for name in ("whole", "cut"))

@@ -1,5 +1,7 @@
 """Weights of the best evaluation: kept, taken at the end, resumed exactly, and no better one waited for."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +38,19 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_the_weights_of_the_best_evaluation_count(tmp_path: Path) -> None:
-    results = fit(digit_options("supervised", ACCURACY, **{"optim": {"lr": 0.2}}), tmp_path / "best")
+    """Of this run the first evaluation, after half of the steps, is the best: a run of as many steps ends with it."""
+    flags = {"optim": {"lr": 0.2, "schedule": "constant", "ema_decay": 0.0}, "seed": 1}
+    results = fit(digit_options("supervised", ACCURACY, **flags), tmp_path / "best")
     assert results is not None
     lines = [line for line in RunFolder(tmp_path / "best").lines() if "evaluation" in line]
     best = max(lines, key=lambda line: (line["accuracy"], -line["step"]))
-    assert results["kept"]["step"] == best["step"]
-    assert results["evaluations"]["validation"]["accuracy"]["value"] == pytest.approx(best["accuracy"])
-    assert any(f"The weights of step {best['step']} count" in note for note in results["notes"])
-    cut = digit_options("supervised", **{"steps": best["step"], "optim": {"lr": 0.2, "schedule": "constant"}})
-    whole = digit_options("supervised", ACCURACY, **{"optim": {"lr": 0.2, "schedule": "constant"}})
-    fit(whole, tmp_path / "whole")
-    step = RunFolder(tmp_path / "whole").read(RunFolder(tmp_path / "whole").results)["kept"]["step"]
-    fit(cut.model_copy(update={"steps": step}), tmp_path / "cut")
-    a, b = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert results["kept"]["step"] == best["step"] == 6
+    assert results["steps"] == 12
+    assert any("The weights of step 6 count" in note for note in results["notes"])
+    half = fit(digit_options("supervised", **flags, steps=6), tmp_path / "half")
+    assert half is not None
+    assert results["evaluations"] == half["evaluations"]
+    a, b = weights(tmp_path / "best"), weights(tmp_path / "half")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -66,24 +68,20 @@ def test_it_stops_after_so_many_evaluations_without_a_better_one(tmp_path: Path)
     assert all(torch.equal(value, before[name]) for name, value in weights(tmp_path / "run").items())
 
 
-def test_it_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import eke.tasks.train as train_task
-
-    class StoppedError(Exception):
-        pass
-
-    save = train_task.save_checkpoint
-
-    def save_and_stop(*args: Any, **named: Any) -> None:
-        save(*args, **named)
-        raise StoppedError
-
-    options = digit_options("supervised", ACCURACY)
-    fit(options, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(train_task, "save_checkpoint", save_and_stop)
+@pytest.mark.parametrize("lr", [0.2, 1e-12])
+def test_it_resumes_to_the_same_weights(
+    lr: float, tmp_path: Path, stopped_at_a_checkpoint: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """At the tiny rate the first evaluation stays the best, and its weights were kept before the checkpoint."""
+    options = digit_options("supervised", ACCURACY, optim={"lr": lr}, checkpoint={"every_steps": 8})
+    whole = fit(options, tmp_path / "whole")
+    with stopped_at_a_checkpoint():
         fit(options, tmp_path / "cut")
-    fit(options, tmp_path / "cut", resume=True)
+    cut = fit(options, tmp_path / "cut", resume=True)
+    assert whole is not None
+    assert cut is not None
+    assert cut["kept"] == whole["kept"]
+    assert (whole["kept"]["step"] == 6) or lr == 0.2
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(a[name], b[name]) for name in a)
 

@@ -1,6 +1,8 @@
 """Pretraining without labels, and fits that start from it, end to end on real digits."""
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -75,23 +77,12 @@ def test_the_network_has_no_class_head(pretrained: Path) -> None:
 
 
 @pytest.mark.parametrize("method", SELF_SUPERVISED)
-def test_an_interrupted_run_goes_on_exactly(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on_exactly(
+    method: str, tmp_path: Path, stopped_at_a_checkpoint: Callable[[], AbstractContextManager[None]]
+) -> None:
     options = options_for(method)
     pretrain(options, tmp_path / "whole")
-
-    class StoppedError(Exception):
-        pass
-
-    import eke.tasks.train as train
-
-    save = train.save_checkpoint
-
-    def save_and_stop(*args: Any, **named: Any) -> None:
-        save(*args, **named)
-        raise StoppedError
-
-    with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(train, "save_checkpoint", save_and_stop)
+    with stopped_at_a_checkpoint():
         pretrain(options, tmp_path / "cut")
     pretrain(options, tmp_path / "cut", resume=True)
     whole, cut = (load_file(tmp_path / name / "model" / "weights.safetensors") for name in ("whole", "cut"))
