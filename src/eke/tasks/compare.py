@@ -16,7 +16,7 @@ from eke.report.compare import compare_page
 from eke.report.content import CompareReport, Comparison
 from eke.report.page import write_page
 from eke.tasks.baseline import baseline_options, train_baseline_of
-from eke.tasks.measure import difference
+from eke.tasks.measure import WORDS, difference, metrics_of
 from eke.tasks.options import FitOptions
 from eke.tasks.prepare import prepare
 from eke.tasks.report import curves_of, figures_of, paired
@@ -32,7 +32,7 @@ def compare(runs: list[Path], out: Path, *, equal_images: bool = False, progress
         progress: shows the training.
 
     Returns:
-        rows (figures of each), differences (paired, accuracy, p corrected by Holm's method) and the page's path.
+        rows (figures of each), differences (paired, of accuracy or mAP, p corrected by Holm's method), the page's path.
 
     Raises:
         ConfigError: fewer than two runs.
@@ -59,8 +59,9 @@ def compare(runs: list[Path], out: Path, *, equal_images: bool = False, progress
     if any(split not in results["evaluations"] for results in results_of.values()):
         raise DataError("These runs have no common test or validation images, so there is nothing to compare.")
     predictions = {name: Predictions.load(folder.predictions(split)) for name, folder in named.items()}
+    metrics = metrics_of(next(iter(results_of.values()))["evaluations"][split])
     comparisons = [
-        Comparison(a, b, "accuracy", paired(difference(predictions[a], predictions[b])["accuracy"])) for a, b in pairs
+        Comparison(a, b, metrics[0], paired(difference(predictions[a], predictions[b])[metrics[0]])) for a, b in pairs
     ]
     report = CompareReport(
         title=f"{len(named)} runs compared",
@@ -76,9 +77,10 @@ def compare(runs: list[Path], out: Path, *, equal_images: bool = False, progress
     return {
         "page": str(out),
         "split": split,
+        "metric": metrics[0],
         "rows": [
             {"run": name, **{k: r[k] for k in ("method", "labels", "steps", "images_through_network")}}
-            | {metric: r["evaluations"][split][metric] for metric in ("accuracy", "macro_f1", "calibration_error")}
+            | {metric: r["evaluations"][split][metric] for metric in metrics}
             for name, r in results_of.items()
         ],
         "differences": [
@@ -99,15 +101,15 @@ def equal_images_baseline(folder: RunFolder, results: dict[str, Any], progress: 
 
 def render(compared: dict[str, Any]) -> str:
     """Lay a comparison out as text."""
-    width = max(len(row["run"]) for row in compared["rows"])
-    lines = [f"{'run':<{width}}  {'labels':>6}  {'images seen':>12}  {compared['split']} accuracy"]
+    width, metric = max(len(row["run"]) for row in compared["rows"]), WORDS[compared["metric"]]
+    lines = [f"{'run':<{width}}  {'labels':>6}  {'images seen':>12}  {compared['split']} {metric}"]
     for row in compared["rows"]:
-        accuracy = "{value:.1f} [{low:.1f}, {high:.1f}] %".format(
-            **{end: 100 * row["accuracy"][end] for end in ("value", "low", "high")}
+        figure = "{value:.1f} [{low:.1f}, {high:.1f}] %".format(
+            **{end: 100 * row[compared["metric"]][end] for end in ("value", "low", "high")}
         )
         images = f"{row['images_through_network']:,}"
-        lines.append(f"{row['run']:<{width}}  {row['labels']['total']:>6}  {images:>12}  {accuracy}")
-    lines += ["", "Differences in accuracy (points), the same images, p corrected by Holm's method"]
+        lines.append(f"{row['run']:<{width}}  {row['labels']['total']:>6}  {images:>12}  {figure}")
+    lines += ["", f"Differences in {metric} (points), the same images, p corrected by Holm's method"]
     for each in compared["differences"]:
         value, low, high = (100 * each[end] for end in ("value", "low", "high"))
         unsure = low <= 0 <= high or each["p_holm"] > 0.05

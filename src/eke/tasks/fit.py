@@ -16,7 +16,7 @@ from eke.files import write_json
 from eke.progress import Progress, silent
 from eke.tasks.baseline import train_baseline
 from eke.tasks.budget import calibrate
-from eke.tasks.measure import METRICS, difference
+from eke.tasks.measure import WORDS, difference, metrics_of
 from eke.tasks.options import FitOptions, Kind, RunOptions
 from eke.tasks.prepare import Material, prepare
 from eke.tasks.report import write_report
@@ -171,18 +171,18 @@ def _table(results: dict[str, Any], part: str) -> list[str]:
     baseline = results.get("baseline")
     if baseline and part in baseline["evaluations"]:
         rows.append((f"{baseline['method']} (baseline)", baseline["evaluations"][part]))
-    heads = {"accuracy": "accuracy", "macro_f1": "macro F1", "calibration_error": "calibration error"}
+    metrics = metrics_of(rows[0][1])
     width = max(24, *(len(name) + 1 for name, _ in rows))
     head = f"{part} ({rows[0][1]['n']:,} images)"
-    lines = [head.ljust(width + 2) + "".join(f"{each:<24}" for each in heads.values())]
+    lines = [head.ljust(width + 2) + "".join(f"{WORDS[each]:<24}" for each in metrics)]
     for name, figures in rows:
-        cells = "".join(f"{_cell(figures[metric]):<24}" for metric in METRICS)
+        cells = "".join(f"{_cell(figures[metric]):<24}" for metric in metrics)
         lines.append(f"  {name:<{width}}{cells}")
     compared = results.get("difference", {}).get(part)
     if compared and baseline:
-        cells = "".join(f"{_cell(compared[metric], '+'):<24}" for metric in METRICS)
+        cells = "".join(f"{_cell(compared[metric], '+'):<24}" for metric in metrics)
         lines.append(f"  {'difference':<{width}}{cells}")
-        lines += ["", _verdict(results["method"], compared["accuracy"], part, baseline)]
+        lines += ["", _verdict(results["method"], metrics[0], compared[metrics[0]], part, baseline)]
     return lines
 
 
@@ -191,14 +191,15 @@ def _cell(interval: dict[str, float], sign: str = "") -> str:
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}] %"
 
 
-def _verdict(method: str, compared: dict[str, Any], part: str, baseline: dict[str, Any]) -> str:
+def _verdict(method: str, metric: str, compared: dict[str, Any], part: str, baseline: dict[str, Any]) -> str:
     named = baseline["named"]
     if not compared["decided"]:
         what = f"it is better than {baseline['run']}" if named else "the unlabeled images helped"
         return f"Cannot tell whether {what}: the interval of the difference contains 0."
-    change = "more" if compared["value"] > 0 else "fewer"
+    more, fewer = ("more", "fewer") if metric == "accuracy" else ("higher", "lower")
+    change = more if compared["value"] > 0 else fewer
     other = baseline["run"] if named else "the supervised baseline with equal labels and steps"
-    return (
-        f"{method} gets {abs(100 * compared['value']):.1f} points {change} of the {part} images right than {other} "
-        f"(p = {compared['p']:.2g}; one seed each)."
-    )
+    n_points, sure = f"{abs(100 * compared['value']):.1f} points", f"(p = {compared['p']:.2g}; one seed each)"
+    if metric == "accuracy":
+        return f"{method} gets {n_points} {change} of the {part} images right than {other} {sure}."
+    return f"The {WORDS[metric]} of {method} on {part} images is {n_points} {change} than that of {other} {sure}."
