@@ -29,7 +29,7 @@ def _headline(report: CompareReport) -> list[str]:
     name, best = max(measured, key=lambda row: row[1].value)
     span = ends(best)
     sure = f" ({100 * report.level:g} % interval {span})" if span else ""
-    lines = [f"Highest {report.rows[0].metric.title}: {name} with {percent(best.value)}{sure}."]
+    lines = [f"Highest {report.rows[0].metric.words}: {name} with {percent(best.value)}{sure}."]
     if report.comparisons:
         adjusted = _adjusted(report)
         unsure = sum(

@@ -16,18 +16,20 @@ from eke.report.projection import Projection
 
 
 class Metric(NamedTuple):
-    """What is measured, in words."""
+    """What is measured."""
 
     title: str
+    words: str
+    """The same inside a sentence."""
     higher_is_better: bool = True
 
 
 METRICS: Mapping[str, Metric] = {
-    "accuracy": Metric("Accuracy"),
-    "mean_average_precision": Metric("mAP"),
-    "macro_f1": Metric("Macro-F1"),
-    "micro_f1": Metric("Micro-F1"),
-    "calibration_error": Metric("Calibration error", higher_is_better=False),
+    "accuracy": Metric("Accuracy", "accuracy"),
+    "mean_average_precision": Metric("mAP", "mAP"),
+    "macro_f1": Metric("Macro-F1", "macro F1"),
+    "micro_f1": Metric("Micro-F1", "micro F1"),
+    "calibration_error": Metric("Calibration error", "calibration error", higher_is_better=False),
 }
 """By their names in results.json."""
 

@@ -13,10 +13,10 @@ from eke.errors import ConfigError, DataError
 from eke.metrics.statistics import holm
 from eke.progress import Progress, silent
 from eke.report.compare import compare_page
-from eke.report.content import CompareReport, Comparison
+from eke.report.content import METRICS, CompareReport, Comparison
 from eke.report.page import write_page
 from eke.tasks.baseline import baseline_options, train_baseline_of
-from eke.tasks.measure import WORDS, difference, metrics_of
+from eke.tasks.measure import difference, metrics_of
 from eke.tasks.options import FitOptions
 from eke.tasks.prepare import prepare
 from eke.tasks.report import curves_of, figures_of, paired
@@ -101,7 +101,7 @@ def equal_images_baseline(folder: RunFolder, results: dict[str, Any], progress: 
 
 def render(compared: dict[str, Any]) -> str:
     """Lay a comparison out as text."""
-    width, metric = max(len(row["run"]) for row in compared["rows"]), WORDS[compared["metric"]]
+    width, metric = max(len(row["run"]) for row in compared["rows"]), METRICS[compared["metric"]].words
     lines = [f"{'run':<{width}}  {'labels':>6}  {'images seen':>12}  {compared['split']} {metric}"]
     for row in compared["rows"]:
         figure = "{value:.1f} [{low:.1f}, {high:.1f}] %".format(

@@ -11,7 +11,8 @@ from eke.engine.model_files import ModelCard, load_classifier
 from eke.engine.predict import Predictions, predict_probs
 from eke.engine.processes import choose_device
 from eke.progress import Progress, silent
-from eke.tasks.measure import WORDS, labeled_only, measure, metrics_of
+from eke.report.content import METRICS
+from eke.tasks.measure import labeled_only, measure, metrics_of
 from eke.tasks.prepare import open_pixels
 
 
@@ -66,7 +67,7 @@ def render(figures: dict[str, Any]) -> str:
     lines = [f"{figures['run']} on {figures['n']:,} labeled images of {figures['source']}"]
     for metric in metrics_of(figures):
         value, low, high = (100 * figures[metric][end] for end in ("value", "low", "high"))
-        lines.append(f"  {WORDS[metric]:<20}{value:5.1f} %   [{low:.1f}, {high:.1f}]")
+        lines.append(f"  {METRICS[metric].words:<20}{value:5.1f} %   [{low:.1f}, {high:.1f}]")
     width = max(12, *(len(row["class"]) for row in figures["per_class"]))
     present = [row for row in figures["per_class"] if row["n"]]
     if "average_precision" in figures["per_class"][0]:

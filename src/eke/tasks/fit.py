@@ -14,9 +14,11 @@ from eke.engine.processes import choose_device, processes
 from eke.errors import CheckpointError, ConfigError
 from eke.files import write_json
 from eke.progress import Progress, silent
+from eke.report.content import METRICS
 from eke.tasks.baseline import train_baseline
 from eke.tasks.budget import calibrate
-from eke.tasks.measure import WORDS, difference, metrics_of
+from eke.tasks.localize import Located, box_lines, difference_of_boxes
+from eke.tasks.measure import difference, metrics_of
 from eke.tasks.options import FitOptions, Kind, RunOptions
 from eke.tasks.prepare import Material, prepare
 from eke.tasks.report import write_report
@@ -136,9 +138,14 @@ def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material, 
         for name in material.evaluated()
         if baseline.predictions(name).exists()
     }
-    kept = ("method", "model", "steps", "labels", "images_through_network", "evaluations")
+    kept = ("method", "model", "steps", "labels", "images_through_network", "evaluations", "boxes")
     results["baseline"] = {"run": str(baseline.path), "named": named, **{key: other[key] for key in kept}}
     results["difference"] = differences
+    results["boxes_difference"] = {
+        name: difference_of_boxes(Located.load(folder.boxes(name)), Located.load(baseline.boxes(name)))
+        for name in results["boxes"]
+        if baseline.boxes(name).exists()
+    }
     write_json(folder.results, results)
     return results
 
@@ -158,6 +165,8 @@ def render(results: dict[str, Any]) -> str:
         lines.append("Nothing was measured: there are neither test nor validation images. Name some with --test.")
     elif "test" not in shown:
         lines += ["", "No test images were named (--test SOURCE), so there are no test figures."]
+    for part in shown[:1]:
+        lines += box_lines(results, part)
     lines += [f"Note: {note}" for note in results["notes"]]
     problems = results["problems"]
     if problems:
@@ -174,7 +183,7 @@ def _table(results: dict[str, Any], part: str) -> list[str]:
     metrics = metrics_of(rows[0][1])
     width = max(24, *(len(name) + 1 for name, _ in rows))
     head = f"{part} ({rows[0][1]['n']:,} images)"
-    lines = [head.ljust(width + 2) + "".join(f"{WORDS[each]:<24}" for each in metrics)]
+    lines = [head.ljust(width + 2) + "".join(f"{METRICS[each].words:<24}" for each in metrics)]
     for name, figures in rows:
         cells = "".join(f"{_cell(figures[metric]):<24}" for metric in metrics)
         lines.append(f"  {name:<{width}}{cells}")
@@ -202,4 +211,6 @@ def _verdict(method: str, metric: str, compared: dict[str, Any], part: str, base
     n_points, sure = f"{abs(100 * compared['value']):.1f} points", f"(p = {compared['p']:.2g}; one seed each)"
     if metric == "accuracy":
         return f"{method} gets {n_points} {change} of the {part} images right than {other} {sure}."
-    return f"The {WORDS[metric]} of {method} on {part} images is {n_points} {change} than that of {other} {sure}."
+    return (
+        f"The {METRICS[metric].words} of {method} on {part} images is {n_points} {change} than that of {other} {sure}."
+    )

@@ -40,16 +40,6 @@ SEVERAL_LABELS: Mapping[str, Metric] = {
 """Names in results.json -> metrics. The first of each is the one that is spoken of."""
 
 
-WORDS = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "calibration_error": "calibration error",
-    "mean_average_precision": "mAP",
-    "micro_f1": "micro F1",
-}
-"""What a metric is called in text."""
-
-
 def metrics_of(figures: Mapping[str, Any]) -> list[str]:
     """Return the names of the metrics that measured figures hold, the one that is spoken of first."""
     return list(SEVERAL_LABELS if next(iter(SEVERAL_LABELS)) in figures else ONE_LABEL)

@@ -34,6 +34,8 @@ class Part:
     images: ImageSet
     pixels: Pixels
     rows: list[int]
+    affine: Tensor
+    """(n, 2, 3): pixel-edge coordinates of each image as its file holds it to those of its pixels here."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Material:
     split: Split
     pools: Pools
     validation: list[int]
+    affine: Tensor
+    """Of `images`, as of `Part`."""
     test: Part | None
     truth: Tensor
     """(n_unlabeled,), of several labels (n_unlabeled, K), int64: the source's own classes of the pool, -1 where
@@ -64,7 +68,7 @@ class Material:
         """Return validation or test."""
         if name == "test" and self.test:
             return self.test
-        return Part(self.images, self.pools.pixels, self.validation)
+        return Part(self.images, self.pools.pixels, self.validation, self.affine)
 
     def predict(
         self, network: Network, name: str, thresholds: Sequence[float] = (), progress: Progress = silent
@@ -135,12 +139,13 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
         test, test_problems = _test_part(tests, split, card, device, progress)
         problems += test_problems
     elif split.test:
-        test = Part(images, pixels, readable(split.test))
+        test = Part(images, pixels, readable(split.test), cache.affine)
     return Material(
         images=images,
         split=split,
         pools=Pools(card, pixels, labeled, images.labels[labeled].tolist(), unlabeled, device),
         validation=validation,
+        affine=cache.affine,
         test=test,
         truth=torch.as_tensor(images.labels[unlabeled], dtype=torch.int64).to(device),
         problems=problems,
@@ -202,7 +207,8 @@ def _test_part(
     cache = open_cache(tests, card.size, card.channels, card.fit, progress)
     bad = {problem.row for problem in cache.problems}
     rows = [int(row) for row in tests.positions(split.test) if int(row) not in bad]
-    return Part(tests, cache.resident(device), rows), [vars(p) for p in tests.problems] + cache_problems(cache)
+    part = Part(tests, cache.resident(device), rows, cache.affine)
+    return part, [vars(p) for p in tests.problems] + cache_problems(cache)
 
 
 def open_cache(images: ImageSet, size: tuple[int, int], channels: int, fit: str, progress: Progress) -> PixelCache:

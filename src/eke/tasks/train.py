@@ -24,6 +24,7 @@ from eke.progress import Progress
 from eke.tasks.assemble import Assembly, assemble, images_per_step, training_steps
 from eke.tasks.held_out_attention import attention_notes, box_notes, consistency, held_out, measure_attention
 from eke.tasks.keep import keep_if_best, kept_notes, require_figure, take_kept
+from eke.tasks.localize import measure_boxes
 from eke.tasks.measure import main_figure, measure, metric_of_run
 from eke.tasks.options import FitOptions, TrainingOptions
 from eke.tasks.prepare import Material
@@ -176,10 +177,12 @@ def finish(
     thresholds = choose_thresholds(network, material)
     save_model(folder.model, network, card.model_copy(update={"thresholds": thresholds}))
     evaluations: dict[str, Any] = {}
-    for name in material.evaluated():
-        predictions = material.predict(network, name, thresholds, progress)
+    predicted = {name: material.predict(network, name, thresholds, progress) for name in material.evaluated()}
+    for name, predictions in predicted.items():
         predictions.save(folder.predictions(name))
         evaluations[name] = measure(predictions, card.classes)
+    looked_at = assembly.attention.layer[0] if assembly.attention and assembly.attention.layer else None
+    boxes = measure_boxes(network, material, predicted, looked_at, folder, progress)
     attention = measure_attention(network, assembly.attention, material)
     write_json(folder.environment, describe_environment(material.pools.device))
     write_json(
@@ -196,6 +199,7 @@ def finish(
             "evaluations": evaluations,
             "pool": pool_distribution(network, material, options.seed),
             "attention": attention,
+            "boxes": boxes,
             "classes": list(card.classes),
             "several": card.several,
             "notes": [
