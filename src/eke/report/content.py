@@ -302,6 +302,39 @@ class LookReport:
     """Of a run whose explanations were harmonized: both of them, before and after."""
 
 
+class BoxRow(NamedTuple):
+    """How well one way to mark a place lies beside boxes; each over recognized pairs and over all labeled ones.
+
+    None where there is no such pair.
+    """
+
+    name: str
+    note: str
+    overlap: tuple[Interval | None, Interval | None]
+    pointing: tuple[Interval | None, Interval | None]
+    energy: tuple[Interval | None, Interval | None]
+
+
+@dataclass(frozen=True)
+class BoxReport:
+    """Whether maps lie where the objects are."""
+
+    map: str
+    """MAP@LAYER."""
+    n_pairs: int
+    """Pairs of an evaluated image and one of its classes that has a box in it."""
+    n_recognized: int
+    """Those whose class is predicted."""
+    missed: Interval | None
+    """Overlap of the map of the true class where it is not predicted."""
+    rows: Sequence[BoxRow]
+    """Baseline, run, a box in the center, random maps."""
+    differences: Sequence[tuple[str, Paired, int]] = ()
+    """Run less baseline in overlap: on which pairs, the difference, how many pairs."""
+    sheets: Sequence[Sheet] = ()
+    """Images with their boxes below the maps."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something that was set aside, and what to do about it."""
@@ -346,6 +379,7 @@ class RunReport:
     embeddings: EmbeddingMap | None = None
     layers: LayerReport | None = None
     look: LookReport | None = None
+    boxes: BoxReport | None = None
     view_names: Sequence[str] = ()
     views: Sequence[ViewRow] = ()
     mistakes: Sequence[Mistake] = ()
