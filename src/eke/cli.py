@@ -111,10 +111,10 @@ def doctor(
 
     from eke.tasks.diagnosis import render
     from eke.tasks.doctor import diagnose
-    from eke.tasks.evaluate import predict_source
+    from eke.tasks.evaluate import open_source, predict_opened
 
     progress = _progress()
-    predictions = predict_source(run, data, progress, labeled=True)[0] if run else None
+    predictions = predict_opened(open_source(run, data, progress, labeled=True), progress) if run else None
     diagnosis = diagnose(
         data, test, labels=labels or [], group_level=group_level, predictions=predictions, progress=progress
     )
