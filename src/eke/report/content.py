@@ -15,6 +15,8 @@ from eke.report.pictures import Image
 from eke.report.projection import Projection
 
 Metric = Literal["accuracy", "macro_f1", "calibration_error"]
+Pairing = Literal["paired", "unpaired"]
+"""Whether two runs are compared on the same images, or each on its own."""
 
 
 @dataclass(frozen=True)
@@ -317,7 +319,7 @@ class RunReport:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One paired difference, `name` minus `against`."""
+    """One difference, `name` minus `against`."""
 
     name: str
     against: str
@@ -341,3 +343,5 @@ class CompareReport:
     level: float = 0.95
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    test: Pairing = "paired"
+    """How the differences were tested."""
