@@ -246,6 +246,37 @@ class KeptRow(NamedTuple):
     """Whether the map is not seen to be better than the box; False where there are too few images to say."""
 
 
+class Quarter(NamedTuple):
+    """A quarter of the images, by the agreement of their explanations before."""
+
+    n: int
+    low: float
+    high: float
+    """Ends of the agreement before."""
+    before: float
+    after: float
+    """Mean agreements."""
+    gain: Interval
+
+
+@dataclass(frozen=True)
+class AgreementGain:
+    """What harmonizing changed in the agreement of both explanations, image by image."""
+
+    n_flat: int
+    """Images of which a map is flat, which are left out."""
+    before: NDArray[np.float64]
+    """(N,) in [-1, 1]."""
+    after: NDArray[np.float64]
+    """(N,) likewise."""
+    gain: Interval
+    """Mean of after less before."""
+    gained_rate: float
+    """Share of the images that agree more than before."""
+    quarters: Sequence[Quarter]
+    """From the lowest agreement before to the highest."""
+
+
 @dataclass(frozen=True)
 class LookReport:
     """Where a network looks that was trained to look consistently, on held-out images."""
@@ -263,6 +294,8 @@ class LookReport:
     """The baseline, where there is one, and the run, for a few images and each layer."""
     explanations: Sequence[Sheet] = ()
     """Of a run whose explanations were harmonized: both of them, before and after."""
+    agreement_gain: AgreementGain | None = None
+    """Of such a run, where there are images enough."""
 
 
 @dataclass(frozen=True)

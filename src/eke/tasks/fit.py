@@ -14,6 +14,7 @@ from eke.engine.processes import choose_device, processes
 from eke.errors import CheckpointError, ConfigError
 from eke.files import write_json
 from eke.progress import Progress, silent
+from eke.tasks.agreement_gain import measure_gain
 from eke.tasks.baseline import train_baseline
 from eke.tasks.budget import calibrate
 from eke.tasks.measure import METRICS, difference
@@ -67,7 +68,7 @@ def fit(
         baseline = train_baseline(options, material, folder, show)
         if collectives.rank() != 0:
             return None
-        results = conclude(folder, baseline, material, named=options.baseline != "auto")
+        results = conclude(options, folder, baseline, material)
         report = write_report(folder.path, show, material)
         return {**results, "run": str(folder.path), "report": str(report)}
 
@@ -125,7 +126,7 @@ def _differences(asked: dict[str, Any], stored: dict[str, Any], where: str = "")
     return found
 
 
-def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material, *, named: bool) -> dict[str, Any]:
+def conclude(options: FitOptions, folder: RunFolder, baseline: RunFolder | None, material: Material) -> dict[str, Any]:
     """Lay the baseline, or the run that was named in its place, beside the results, with the paired difference."""
     results: dict[str, Any] = folder.read(folder.results)
     if baseline is None:
@@ -137,8 +138,10 @@ def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material, 
         if baseline.predictions(name).exists()
     }
     kept = ("method", "model", "steps", "labels", "images_through_network", "evaluations")
+    named = options.baseline != "auto"
     results["baseline"] = {"run": str(baseline.path), "named": named, **{key: other[key] for key in kept}}
     results["difference"] = differences
+    results["agreement_by_image"] = measure_gain(options, folder, material)
     write_json(folder.results, results)
     return results
 
