@@ -36,7 +36,8 @@ def gain_blocks(gain: AgreementGain) -> list[Block]:
         ),
         Text(
             "Beware of regression to the mean: an agreement that is low by chance tends to be higher when it is "
-            "measured again, and a high one lower, so that gain and agreement before fall together by noise alone."
+            "measured again, and a high one lower, so that gain falls with agreement before by noise alone; and no "
+            "agreement can rise above 1."
         ),
         Table(
             "Quarters of the images by their agreement before",
