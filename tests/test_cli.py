@@ -70,7 +70,7 @@ def test_results_go_to_standard_output_and_progress_does_not(tmp_path: Path) -> 
 def test_eval_predict_and_report_of_a_run(run: Path, tmp_path: Path) -> None:
     figures = json.loads(eke("eval", run, "digits", "--json").stdout)
     assert figures["n"] == 1797
-    assert "macro f1" in eke("eval", run, "digits").stdout
+    assert "macro F1" in eke("eval", run, "digits").stdout
     eke("predict", run, "digits", "--out", tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

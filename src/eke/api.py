@@ -1,6 +1,7 @@
 """The Python face: `eke.fit` and `eke.pretrain` train, `eke.load` opens what was trained."""
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,12 @@ class Run:
         """Return embeddings (N, D), what the class head reads, of uint8 images (N, C, H, W)."""
         return embed(self.network, lambda rows: images[list(rows)], range(len(images)), self.device).numpy()
 
-    def predict(self, images: torch.Tensor) -> list[str]:
-        """Return the class name of each image."""
-        return [self.classes[k] for k in self.predict_proba(images).argmax(1)]
+    def predict(self, images: torch.Tensor) -> list[str] | list[tuple[str, ...]]:
+        """Return the class name of each image; where images have several labels, the names of its classes."""
+        probs = self.predict_proba(images)
+        if self.card.several:
+            return [tuple(compress(self.classes, row)) for row in probs >= np.array(self.card.thresholds)]
+        return [self.classes[k] for k in probs.argmax(1)]
 
     def attention_maps(
         self,

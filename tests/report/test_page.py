@@ -48,6 +48,9 @@ from eke.report.words import difference_cell, p_value, points
 NASTY = "<script>alert('x')</script> & 黑猫 \"quoted\""
 
 
+NAMES = ("accuracy", "macro_f1", "calibration_error")
+
+
 def predictions(k, n, sharpness, seed):
     generator = np.random.default_rng(seed)
     labels = np.random.default_rng(0).integers(0, k, n)
@@ -57,13 +60,12 @@ def predictions(k, n, sharpness, seed):
 
 def figures(name, probs, truth, **more):
     hits = int((probs.argmax(1) == truth).sum())
-    return Figures(
-        name,
-        wilson(hits, len(truth)),
-        bootstrap(macro_f1_parts(probs, truth), n_resamples=100),
-        calibration_interval(probs, truth, n_resamples=100),
-        **more,
-    )
+    values = {
+        "accuracy": wilson(hits, len(truth)),
+        "macro_f1": bootstrap(macro_f1_parts(probs, truth), n_resamples=100),
+        "calibration_error": calibration_interval(probs, truth, n_resamples=100),
+    }
+    return Figures(name, values, **more)
 
 
 def full_report(k=10, n=400, **changes):
@@ -88,7 +90,7 @@ def full_report(k=10, n=400, **changes):
         "n_images": n,
         "run": figures("FixMatch", ours, labels, labels=40, images=38_400),
         "baselines": [figures("Supervised", base, labels, labels=40, note="same labels")],
-        "differences": [Differences("supervised", *pairs)],
+        "differences": [Differences("supervised", dict(zip(NAMES, pairs, strict=True)))],
         "curves": [CurveChart("Accuracy", [Curve("FixMatch", [0, 100], [0.1, 0.9])], True)],
         "confusion": confusion_matrix(ours.argmax(1), labels, k),
         "reliability": reliability(ours, labels),
@@ -195,7 +197,9 @@ def test_without_a_test_set_the_page_says_so():
 
 def test_a_difference_that_contains_zero_cannot_be_told():
     unsure = Paired(Interval(0.01, -0.01, 0.03), 0.3)
-    words = Outline(render(run_page(full_report(differences=[Differences("supervised", unsure)])))).words()
+    words = Outline(
+        render(run_page(full_report(differences=[Differences("supervised", {"accuracy": unsure})])))
+    ).words()
     assert "Cannot tell whether it is better than supervised" in words
     assert "+1.0 · cannot tell" in words
 
@@ -266,8 +270,8 @@ def test_comparisons_are_corrected_for_being_several():
         Comparison("b", "base", "calibration_error", lucky),
     ]
     rows = [
-        Figures(NASTY, Interval(0.9, 0.8, 0.95), labels=40),
-        Figures("b", Interval(0.7, -math.inf, math.inf)),
+        Figures(NASTY, {"accuracy": Interval(0.9, 0.8, 0.95)}, labels=40),
+        Figures("b", {"accuracy": Interval(0.7, -math.inf, math.inf)}),
     ]
     curves = [CurveChart("Accuracy", [Curve("a", [0, 1], [0.1, 0.9]), Curve("b", [0, 1], [0.1, 0.7])], True)]
     report = CompareReport("three", "eke compare", "test", "100 test images", rows, comparisons, curves)
@@ -293,7 +297,7 @@ def test_a_lower_error_is_better():
 
 def test_each_figure_is_judged_by_its_own_direction():
     fewer = Paired(Interval(-0.02, -0.03, -0.01), 0.0004)
-    report = full_report(differences=[Differences("supervised", fewer, fewer, fewer)])
+    report = full_report(differences=[Differences("supervised", dict.fromkeys(NAMES, fewer))])
     sections = {section.title: section for section in run_page(report).sections}
     cells = sections["Figures"].blocks[0].rows[-1]
     assert [cell.tone for cell in cells[1:4]] == ["worse", "worse", "better"]

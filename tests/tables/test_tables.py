@@ -249,7 +249,7 @@ def test_rows_of_the_stop_table_differ_in_rate_and_in_what_is_kept(smoke: dict[s
         for rate in (1e-5, 1e-3)
         for stop, (keep, patience) in {
             "agreement": ("attention", 3),
-            "labels": ("accuracy", 3),
+            "labels": ("labels", 3),
             "last": ("last", None),
         }.items()
     }

@@ -14,7 +14,7 @@ from eke.data.sources import open_images
 from eke.data.splits import load_split
 from eke.engine.model_files import load_model, save_model
 from eke.errors import CheckpointError, ConfigError, DataError
-from eke.tasks.ask import ask, given_labels, pool_rows, render
+from eke.tasks.ask import ask, gives_label, pool_rows, render
 from eke.tasks.evaluate import predict_source
 from eke.tasks.fit import fit
 
@@ -170,7 +170,7 @@ def test_what_the_source_keeps_for_testing_is_not_asked_for(tmp_path: Path) -> N
     assert pool({images.ids[images.paths.index("parts/unlabeled#0")]}) == ["parts/train#2", "parts/unlabeled#1"]
     assert len(pool(set(), labels_ignored=True)) == 5
     assert pool(set(), readable=range(2)) == []
-    hidden = [images.paths[row] for row in np.flatnonzero(given_labels(images) < 0)]
+    hidden = [images.paths[row] for row in np.flatnonzero(~gives_label(images))]
     assert {"parts/unlabeled#0", "parts/unlabeled#1"} <= set(hidden), "their labels are not lent to a fit"
 
 

@@ -12,8 +12,9 @@ import pytest
 from eke.engine.journal import RunFolder
 from eke.engine.predict import Predictions
 from eke.errors import ConfigError, DataError
+from eke.metrics.multilabel import average_precision
 from eke.metrics.statistics import holm
-from eke.tasks.compare import compare, render
+from eke.tasks.compare import compare, on_images_of_their_own, render
 
 
 @pytest.fixture
@@ -97,3 +98,22 @@ def test_on_the_same_images_the_paired_test_sees_more(runs: list[Path], tmp_path
 def test_an_unknown_test_is_refused(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Unknown --test 'pared'. Did you mean 'paired'"):
         compare(runs, tmp_path / "c.html", test="pared")
+
+
+def test_runs_with_several_labels_are_compared_by_map_on_images_of_their_own() -> None:
+    generator = np.random.default_rng(0)
+
+    def predicted(n: int, noise: float) -> Predictions:
+        labels = generator.integers(0, 2, (n, 3))
+        probs = np.clip(0.25 + 0.5 * labels + noise * generator.normal(size=(n, 3)), 0, 1).astype(np.float32)
+        return Predictions(np.array([f"{noise}-{i}" for i in range(n)]), labels, probs, np.full(3, 0.5))
+
+    good, bad = predicted(60, 0.1), predicted(40, 0.6)
+    found = on_images_of_their_own(good, bad, "mean_average_precision")
+    means = [average_precision(each.probs, each.labels).mean for each in (good, bad)]
+    assert found.interval.value == pytest.approx(means[0] - means[1])
+    assert found.decided
+    assert found.p < 0.01
+    one_label = Predictions(good.ids, np.zeros(60, dtype=np.int64), good.probs)
+    with pytest.raises(DataError, match="labels of one kind"):
+        on_images_of_their_own(one_label, bad, "accuracy")

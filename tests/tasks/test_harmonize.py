@@ -107,7 +107,7 @@ def test_strategies_and_stops(finished_run: Path, tmp_path: Path) -> None:
     lines = [line for line in RunFolder(tmp_path / "run").lines() if "loss" in line]
     assert all({"loss_x", "loss_attention"} <= set(line) for line in lines)
     options = harmonize_options(finished_run, None, "labels", {}, ())
-    assert (options.evaluate.keep, options.evaluate.patience) == ("accuracy", 3)
+    assert (options.evaluate.keep, options.evaluate.patience) == ("labels", 3)
     assert harmonize_options(finished_run, None, "agreement", {}, ()).evaluate.keep == "attention"
     assert harmonize_options(finished_run, None, "last", {}, ("evaluate.patience=null",)).evaluate.keep == "last"
 

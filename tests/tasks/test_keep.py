@@ -19,7 +19,7 @@ from eke.tasks.options import EvaluateOptions
 
 from .conftest import digit_options
 
-ACCURACY = ("evaluate.keep=accuracy",)  # an evaluation every six steps
+ACCURACY = ("evaluate.keep=labels",)  # an evaluation every six steps
 
 
 def evaluations(*values: float | None) -> list[dict[str, Any]]:
@@ -28,9 +28,9 @@ def evaluations(*values: float | None) -> list[dict[str, Any]]:
 
 
 def test_the_first_of_the_best() -> None:
-    assert best_of(evaluations(), "accuracy") is None
-    assert best_of(evaluations(0.5, 0.7, 0.7, 0.6), "accuracy") == (20, 0.7, 2)
-    assert best_of(evaluations(0.5), "accuracy") == (10, 0.5, 0)
+    assert best_of(evaluations(), "labels") is None
+    assert best_of(evaluations(0.5, 0.7, 0.7, 0.6), "labels") == (20, 0.7, 2)
+    assert best_of(evaluations(0.5), "labels") == (10, 0.5, 0)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -87,12 +87,12 @@ def test_it_resumes_to_the_same_weights(
 
 
 def test_what_a_baseline_keeps() -> None:
-    same = baseline_options(digit_options("fixmatch", ("evaluate.keep=accuracy", "evaluate.patience=2")))
-    assert (same.evaluate.keep, same.evaluate.patience) == ("accuracy", 2)
+    same = baseline_options(digit_options("fixmatch", ("evaluate.keep=labels", "evaluate.patience=2")))
+    assert (same.evaluate.keep, same.evaluate.patience) == ("labels", 2)
     attention = baseline_options(digit_options("fixmatch", ("evaluate.keep=attention", "evaluate.patience=2")))
     assert (attention.evaluate.keep, attention.evaluate.patience) == ("last", None)
     assert EvaluateOptions().determines() == {}
-    assert EvaluateOptions(keep="accuracy").determines() != EvaluateOptions(keep="attention").determines()
+    assert EvaluateOptions(keep="labels").determines() != EvaluateOptions(keep="attention").determines()
 
 
 def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
@@ -102,6 +102,6 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
         fit(digit_options("supervised", ("evaluate.keep=attention",)), tmp_path / "a")
     with pytest.raises(ConfigError, match="needs validation images"):
         fit(
-            digit_options("supervised", ("evaluate.keep=accuracy",), data={"labels_per_class": 6, "val_rate": 0}),
+            digit_options("supervised", ("evaluate.keep=labels",), data={"labels_per_class": 6, "val_rate": 0}),
             tmp_path / "b",
         )

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from eke.engine.predict import Predictions
+from eke.losses.kinds import ONE
 from eke.report.balance import imbalances
 from eke.tasks import report as task
 from eke.tasks.report import Evaluated, write_report
@@ -76,7 +77,11 @@ def evaluated():
     probs[np.arange(40), predicted] = confidence
     probs[probs == 0] = 0.001
     order = generator.permutation(40)
-    images = SimpleNamespace(ids=[f"id{row}" for row in range(40)], paths=[f"{row}.png" for row in range(40)])
+    images = SimpleNamespace(
+        ids=[f"id{row}" for row in range(40)],
+        paths=[f"{row}.png" for row in range(40)],
+        label_words=lambda row: "abc"[labels[row]],
+    )
     pixels = SimpleNamespace(
         read=lambda rows: torch.tensor(rows, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     )
@@ -116,6 +121,8 @@ def test_examples_are_the_surest_mistakes_of_a_class(evaluated):
 class FirstPixel(nn.Module):
     """Takes an image for the class that its only pixel names."""
 
+    kind = ONE
+
     def __init__(self, n_classes):
         super().__init__()
         self.n_classes = n_classes
@@ -138,7 +145,7 @@ def test_the_pool_is_sampled_by_the_number_of_classes(n_classes, n_pool, n):
         labels=[0, 0, 1],
         pixels=SimpleNamespace(read=pixels),
         device=torch.device("cpu"),
-        card=SimpleNamespace(classes=tuple(map(str, range(n_classes)))),
+        card=SimpleNamespace(classes=tuple(map(str, range(n_classes))), several=False),
     )
     truth = torch.full((n_pool,), -1)
     counted = pool_distribution(FirstPixel(n_classes), SimpleNamespace(pools=pools, truth=truth), seed=0)

@@ -10,7 +10,7 @@ import numpy as np
 from eke.data.contents import ArrayContents
 from eke.data.decode import BadImageError, to_uint8
 from eke.data.identity import cache_folder
-from eke.data.rows import Rows, as_word, join_rows, own_groups
+from eke.data.rows import Rows, as_word, as_words, join_rows, own_groups
 from eke.errors import DataError
 
 
@@ -33,12 +33,22 @@ TORCHVISION = {
 }
 
 
+def _label_values(labels: np.ndarray | Sequence[object]) -> list[object]:
+    """Return one label, or one list of labels, for each image."""
+    if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.shape[1] > 1:
+        return [np.flatnonzero(row).tolist() if (row >= 0).all() else None for row in labels]
+    if isinstance(labels, np.ndarray):
+        return labels.reshape(-1).tolist()
+    return list(labels)
+
+
 def array_rows(images: np.ndarray, labels: np.ndarray | Sequence[object] | None, name: str, split: str = "") -> Rows:
     """Make rows of an array.
 
     Args:
         images: (N, H, W), (N, H, W, 1), (N, H, W, 3) or (N, H, W, 4); values as `to_uint8` takes them.
-        labels: N classes (numbers or words); -1, None and "" mean unlabeled. None: all unlabeled.
+        labels: N classes (numbers or words); -1, None and "" mean unlabeled. None: all unlabeled. For several labels
+            an image: (N, K) of 0 and 1, a row of -1 being unlabeled, or N lists of classes.
         name: row 3 is called `name#3`.
         split: train, val, test, unlabeled or "" for all rows.
 
@@ -49,13 +59,14 @@ def array_rows(images: np.ndarray, labels: np.ndarray | Sequence[object] | None,
         channels_first = images.ndim == 4 and images.shape[1] in {1, 3}
         hint = " It looks like (N, C, H, W): transpose it by images.transpose(0, 2, 3, 1)." if channels_first else ""
         raise DataError(f"{name}: images must be (N, H, W) or (N, H, W, C), not {images.shape}.{hint}")
-    values = [] if labels is None else np.asarray(labels, dtype=object).reshape(-1).tolist()
+    values = [] if labels is None else _label_values(labels)
     if labels is not None and len(values) != len(images):
         raise DataError(f"{name}: {len(images)} images, but {len(values)} labels. Give one label each; -1 = unlabeled.")
     if images.dtype != np.uint8 and len(images):
         images = _whole_uint8(images, name)
     paths = [f"{name}#{row}" for row in range(len(images))]
-    words = [as_word(value) for value in values] or [""] * len(images)
+    sets = any(isinstance(value, (list, tuple)) for value in values)
+    words = [(as_words if sets else as_word)(value) for value in values] or [""] * len(images)
     return Rows(ArrayContents(images), paths, words, None, split=[split] * len(images) if split else None)
 
 

@@ -229,7 +229,8 @@ def fit(image: np.ndarray, size: Sequence[int], how: str) -> tuple[np.ndarray, n
     box = (0.0, 0.0, float(width), float(height))
     if how == "crop":
         x_scale = y_scale = max(x_scale, y_scale)
-        left, top = (width - w / x_scale) / 2, (height - h / y_scale) / 2
+        # a side that just fits may be longer by rounding, and an offset below 0 is refused
+        left, top = max(0.0, (width - w / x_scale) / 2), max(0.0, (height - h / y_scale) / 2)
         box = (left, top, width - left, height - top)
     elif how == "pad":
         scale = min(x_scale, y_scale)

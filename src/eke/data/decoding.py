@@ -32,7 +32,7 @@ CHUNK = 4 * 2**20
 """Bytes of pixels that one worker decodes before it writes them: bounds the memory of building."""
 WORTH_SECONDS = 2.0
 """Remaining single-thread seconds above which helpers, which take a few tenths to start, are worth it."""
-DECODER_VERSION = f"1, Pillow {PIL.__version__}"
+DECODER_VERSION = f"2, Pillow {PIL.__version__}"
 """Part of every cache's name: another decoder may give other pixels."""
 
 

@@ -14,6 +14,24 @@ def order_of(ids: Sequence[str], seed: int) -> np.ndarray:
     return ranks
 
 
+def strata_of(labels: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Return the stratum (n,) int64 in which each image is divided: its class, or the rarest of its classes.
+
+    Args:
+        labels: (n,) or (n, K) as of `ImageSet`.
+        counted: (n,) bool: the labeled images that say how rare a class is.
+
+    Returns:
+        (n,): -1 where unlabeled; K for images with none of the classes. Of equally rare classes the first counts.
+    """
+    if labels.ndim == 1:
+        return labels
+    rarity = np.argsort(labels[counted].sum(0), kind="stable")  # from the rarest class
+    has = labels[:, rarity] > 0
+    strata = np.where(has.any(1), rarity[has.argmax(1)], labels.shape[1])
+    return np.where((labels >= 0).all(1), strata, -1)
+
+
 def by_class(rows: np.ndarray, labels: np.ndarray, ranks: np.ndarray, n_classes: int) -> list[np.ndarray]:
     """Return, for each class, its rows among `rows` in the order of their ranks."""
     ordered = rows[np.argsort(ranks[rows], kind="stable")]

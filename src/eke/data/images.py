@@ -4,11 +4,14 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from eke.errors import DataError, did_you_mean
+
+NO_CLASS = "none of the classes"
+"""What an image is called that is labeled with no class, where images may have several."""
 
 Content = bytes | np.ndarray
 """One image as its source holds it: an encoded file, or an array (H, W[, C])."""
@@ -24,6 +27,17 @@ class Problem:
     """One word or two: empty, truncated, missing, duplicate, conflict ..."""
     detail: str
     remedy: str
+
+
+class Box(NamedTuple):
+    """Where a person saw an object of a class: pixel-edge coordinates of the image as its file holds it."""
+
+    name: str
+    """Its class."""
+    left: float
+    top: float
+    right: float
+    bottom: float
 
 
 class Contents(Protocol):
@@ -45,7 +59,8 @@ class ImageSet:
     paths: tuple[str, ...]
     """Readable name of each row: a relative path, "file.parquet#17", "digits#3"."""
     labels: np.ndarray
-    """(n,) int64 positions in `classes`; -1 = unlabeled."""
+    """(n,) int64 positions in `classes`; -1 = unlabeled. Of images with several labels (n, K) int64: 1 = has the class,
+    0 = has not, a row of -1 = unlabeled."""
     classes: tuple[str, ...]
     """Class names, by number where all are numbers, else by text."""
     groups: tuple[str, ...] | None
@@ -59,6 +74,18 @@ class ImageSet:
     """(n,) int64 positions in `contents`."""
     folded: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Path of each row that was folded -> path of the row that stands for it."""
+    boxes: tuple[tuple[Box, ...], ...] | None = field(default=None, repr=False)
+    """Boxes of each row, or None where the source draws none."""
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels, or none of the classes."""
+        return self.labels.ndim == 2
+
+    @property
+    def labeled(self) -> np.ndarray:
+        """(n,) bool: whose labels are known."""
+        return is_known(self.labels)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,7 +105,17 @@ class ImageSet:
             groups=None if self.groups is None else _pick(self.groups, chosen),
             split=None if self.split is None else _pick(self.split, chosen),
             rows=self.rows[chosen],
+            boxes=None if self.boxes is None else tuple(self.boxes[row] for row in chosen.tolist()),
         )
+
+    def label_words(self, row: int) -> str | None:
+        """Name the class of one row, or its classes, joined by commas; None where it is unlabeled."""
+        return (", ".join(self.label_names(row)) or NO_CLASS) if is_known(self.labels[row : row + 1])[0] else None
+
+    def label_names(self, row: int) -> tuple[str, ...]:
+        """Return the classes of one row; none where it is unlabeled, or has none of the classes."""
+        labels = np.flatnonzero(self.labels[row] == 1) if self.several else self.labels[row : row + 1]
+        return tuple(self.classes[label] for label in labels if label >= 0)
 
     def positions(self, ids: Iterable[str]) -> np.ndarray:
         """Return the rows (m,) int64 of the named images.
@@ -122,19 +159,80 @@ def sort_classes(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (int(name), name) if numbers else (0, name)))
 
 
-def with_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
+def is_known(labels: np.ndarray) -> np.ndarray:
+    """Return (n,) bool: whose labels are known, of labels as `ImageSet` has them."""
+    return np.asarray(labels >= 0 if labels.ndim == 1 else (labels >= 0).all(1))
+
+
+def unknown_labels(n: int, like: np.ndarray) -> np.ndarray:
+    """Return labels of n unlabeled images, of one or of several classes as those of `like`."""
+    return np.full((n, *like.shape[1:]), -1, dtype=np.int64)
+
+
+Word = str | tuple[str, ...]
+"""What a source calls an image: a class, "" = unlabeled; or the classes of an image that may have several, sorted."""
+
+
+def number_labels(words: Sequence[Word], classes: Sequence[str], *, several: bool) -> np.ndarray:
+    """Turn words into labels: (n,) of one class each, or with `several` (n, K); see `ImageSet.labels`."""
+    place = {name: label for label, name in enumerate(classes)}
+    if not several:
+        return np.array([place[str(word)] if word else -1 for word in words], dtype=np.int64)
+    labels = np.full((len(words), len(classes)), -1, dtype=np.int64)
+    for row, word in enumerate(words):
+        if word != "":
+            labels[row] = 0
+            labels[row, [place[name] for name in names_in(word)]] = 1
+    return labels
+
+
+def names_in(word: Word) -> tuple[str, ...]:
+    """Return the classes that a word names."""
+    return word if isinstance(word, tuple) else (word,) if word else ()
+
+
+def with_several(image_set: ImageSet) -> ImageSet:
+    """Return the same images, each with a set of labels where it had one label."""
+    if image_set.several:
+        return image_set
+    one_hot = (image_set.labels[:, None] == np.arange(len(image_set.classes))).astype(np.int64)
+    one_hot[image_set.labels < 0] = -1
+    return replace(image_set, labels=one_hot)
+
+
+def with_classes(image_set: ImageSet, classes: Sequence[str], *, several: bool = False) -> ImageSet:
     """Renumber the labels of one set by the classes of another: a test set by those of its training set.
 
+    Args:
+        image_set: whose labels are renumbered.
+        classes: names in their new order.
+        several: whether each image gets a set of labels, as those of the other set have.
+
     Raises:
-        DataError: a labeled image has a class that is not among `classes`.
+        DataError: a labeled image has a class that is not among `classes`, or several labels where one is wanted.
     """
+    if image_set.several and not several and image_set.labeled.any():
+        raise DataError(
+            f"The images of {image_set.source} may have several labels, those of training have one each. Name a "
+            "source with one label for each image."
+        )
+    if several:
+        image_set = with_several(image_set)
     place = {name: label for label, name in enumerate(classes)}
-    used = [image_set.classes[label] for label in np.unique(image_set.labels) if label >= 0]
-    for name in used:
+    known = image_set.labels[image_set.labeled]
+    used = np.flatnonzero(known.any(0)) if image_set.several else np.unique(known)
+    for name in (image_set.classes[label] for label in used):
         if name not in place:
             raise DataError(
                 f"{image_set.source} has the class {name!r}, which the training images do not have. "
                 f"{did_you_mean(name, classes)}"
             )
-    table = np.array([place.get(name, -1) for name in image_set.classes] + [-1], dtype=np.int64)
-    return replace(image_set, labels=table[image_set.labels], classes=tuple(classes))
+    new = np.array([place.get(name, -1) for name in image_set.classes] + [-1], dtype=np.int64)
+    labels = np.full((len(image_set), *([len(classes)] if several else [])), -1, dtype=np.int64)
+    if several:
+        kept = np.flatnonzero(new[:-1] >= 0)
+        labels[image_set.labeled] = 0
+        labels[np.ix_(image_set.labeled, new[kept])] = image_set.labels[np.ix_(image_set.labeled, kept)]
+    elif not image_set.several:
+        labels[:] = new[image_set.labels]
+    return replace(image_set, labels=labels, classes=tuple(classes))

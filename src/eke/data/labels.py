@@ -1,13 +1,11 @@
 """Label files laid over a source: tables with `path` or `id`, and `label`; later files win."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from eke.data.images import ImageSet, Problem, sort_classes
-from eke.data.rows import as_word
+from eke.data.images import ImageSet, Problem, Word, names_in, number_labels, sort_classes, with_several
+from eke.data.rows import as_word, as_words, class_names
 from eke.data.table_layouts import composed, missing_problem
 from eke.data.tables import PATH_COLUMNS, column_of, read_table
 from eke.errors import DataError, did_you_mean
@@ -16,28 +14,32 @@ from eke.errors import DataError, did_you_mean
 def apply_labels(image_set: ImageSet, files: Sequence[Path]) -> ImageSet:
     """Lay label files over the labels of a set.
 
-    A row names an image by `id`, or by `path` as the set does (a folded duplicate counts as its image). An
-    empty label takes the label away. An image with two labels in one file loses its label and is reported as
-    a conflict. A conflict of the source or of an earlier file is settled by a later one that names the image.
-    A source without classes gets those of the files.
+    A row names an image by `id`, or by `path` as the set does (a folded duplicate counts as its image). Its column
+    `label` holds one class; `labels` holds several, apart by ";", or a list, and then every image of the set has a set
+    of labels. An empty cell takes the labels away. An image with two entries in one file that differ loses its label
+    and is reported as a conflict. A conflict of the source or of an earlier file is settled by a later one that names
+    the image. A source without classes gets those of the files.
 
     Raises:
         DataError: a file cannot be read, names a class that the source does not have, or only missing images.
     """
     tables = {file: _read(file) for file in files}
-    words = {word for rows in tables.values() for _, word in rows if word}
-    classes = image_set.classes or sort_classes(words)
-    place = {name: label for label, name in enumerate(classes)}
+    words = [word for rows in tables.values() for _, word in rows]
+    classes = image_set.classes or sort_classes(class_names(words))
+    image_set = replace(image_set, classes=classes)
+    if classes and (image_set.several or any(isinstance(word, tuple) for word in words)):
+        image_set = with_several(image_set)
+        tables = {file: [(name, word and names_in(word)) for name, word in rows] for file, rows in tables.items()}
     labels = image_set.labels.copy()
     problems = list(image_set.problems)
     find = _Finder(image_set)
     for file, rows in tables.items():
-        given: dict[int, set[str]] = {}
+        given: dict[int, set[Word]] = {}
         missing: list[Problem] = []
         for name, word in rows:
-            if word and word not in place:
+            for unknown in (each for each in names_in(word) if each not in classes):
                 raise DataError(
-                    f"{file} gives {name} the class {word!r}. {did_you_mean(word, classes)} A new class "
+                    f"{file} gives {name} the class {unknown!r}. {did_you_mean(unknown, classes)} A new class "
                     f"must first be in {image_set.source}: by an empty folder, or a row of its labels.csv."
                 )
             row = find(name)
@@ -51,39 +53,27 @@ def apply_labels(image_set: ImageSet, files: Sequence[Path]) -> ImageSet:
                 f"{missing[0].path!r}. Use paths as in {image_set.paths[0]!r}, or ids."
             )
         problems += missing
-        problems = _lay(image_set, file, given, place, labels, problems)
-    return replace(image_set, labels=labels, classes=classes, problems=tuple(problems))
+        settled = {image_set.paths[row] for row in given}
+        problems = [problem for problem in problems if problem.kind != "conflict" or problem.path not in settled]
+        for row, words_of in given.items():
+            if len(words_of) > 1:
+                problems.append(conflict(image_set.paths[row], words_of, f"in {file}"))
+        laid = {row: next(iter(words_of)) if len(words_of) == 1 else "" for row, words_of in given.items()}
+        labels[list(laid)] = number_labels(list(laid.values()), classes, several=image_set.several)
+    return replace(image_set, labels=labels, problems=tuple(problems))
 
 
-def _lay(
-    image_set: ImageSet,
-    file: Path,
-    given: Mapping[int, set[str]],
-    place: Mapping[str, int],
-    labels: np.ndarray,
-    problems: Sequence[Problem],
-) -> list[Problem]:
-    """Write one file's labels into `labels`; return the problems that remain."""
-    settled = {image_set.paths[row] for row in given}
-    kept = [problem for problem in problems if problem.kind != "conflict" or problem.path not in settled]
-    for row, words in given.items():
-        if len(words) > 1:
-            labels[row] = -1
-            kept.append(conflict(image_set.paths[row], words, f"in {file}"))
-        else:
-            labels[row] = place.get(next(iter(words)), -1)
-    return kept
-
-
-def conflict(path: str, words: set[str], where: str) -> Problem:
-    """Say that one image has several labels; it counts as unlabeled."""
-    named = " and ".join(repr(word) if word else "no label" for word in sorted(words))
+def conflict(path: str, words: set[Word], where: str) -> Problem:
+    """Say that one image is labeled in several ways; it counts as unlabeled."""
+    spelled = sorted(", ".join(names_in(word)) for word in words)
+    named = " and ".join(repr(word) if word else "no label" for word in spelled)
     detail = f"labeled {named} {where}; counts as unlabeled"
-    return Problem(path, "conflict", detail, "Settle it in a label file: --labels FILE with path,label")
+    remedy = "Settle it in a label file: --labels FILE with path,label. For several labels an image: path,labels"
+    return Problem(path, "conflict", detail, remedy)
 
 
-def _read(file: Path) -> list[tuple[str, str]]:
-    """Return (id or path, class) of each row."""
+def _read(file: Path) -> list[tuple[str, Word]]:
+    """Return (id or path, class or classes) of each row."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -91,7 +81,8 @@ def _read(file: Path) -> list[tuple[str, str]]:
     table = read_table(content, file.name)
     by_id = [as_word(cell) for cell in table.get("id", ())]
     by_path = [] if "id" in table and not set(PATH_COLUMNS) & set(table) else column_of(table, PATH_COLUMNS, str(file))
-    words = [as_word(cell) for cell in column_of(table, ("label", "class"), str(file))]
+    cells = column_of(table, ("label", "class", "labels"), str(file))
+    words = [as_words(cell) for cell in cells] if "labels" in table else [as_word(cell) for cell in cells]
     names = [key or as_word(path) for key, path in zip(by_id or [""] * len(words), by_path or by_id, strict=True)]
     return list(zip(names, words, strict=True))
 

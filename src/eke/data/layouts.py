@@ -8,6 +8,7 @@ from typing import NamedTuple
 from eke.data.rows import SPLITS, Rows, own_groups
 from eke.data.table_layouts import has_table, holds_parquets, ignored_files, read_parquets, read_table_layout
 from eke.data.trees import Tree, is_image
+from eke.data.voc import is_voc, read_voc
 from eke.errors import DataError
 
 UNLABELED = {"unlabeled", "unlabelled"}
@@ -31,11 +32,6 @@ def read_tree(tree: Tree, group_level: bool) -> Rows:
     """
     layout = next(layout for layout in LAYOUTS if layout.recognize(tree, group_level))
     return layout.read(tree, group_level)
-
-
-def _is_voc(tree: Tree, group_level: bool) -> bool:
-    folders = {PurePosixPath(name).name for name in tree.folders}
-    return {"JPEGImages", "Annotations"} <= folders
 
 
 def _is_clips(tree: Tree, group_level: bool) -> bool:
@@ -97,14 +93,7 @@ def _always(tree: Tree, group_level: bool) -> bool:
 
 
 LAYOUTS = (
-    Layout(
-        "PASCAL VOC",
-        _is_voc,
-        _refuse(
-            "a PASCAL VOC folder (several labels per image, boxes)",
-            "Write a CSV of path,label for one label each.",
-        ),
-    ),
+    Layout("PASCAL VOC", is_voc, read_voc),
     Layout(
         "clips",
         _is_clips,

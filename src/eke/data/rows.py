@@ -1,10 +1,11 @@
 """What a layout finds in a source, before images have identities: one entry per row, in plain words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from eke.data.contents import JoinedContents
-from eke.data.images import Contents, Problem
+from eke.data.images import Box, Contents, Problem, Word, names_in
 from eke.data.trees import Stamp
 from eke.errors import DataError, did_you_mean
 
@@ -29,8 +30,8 @@ class Rows:
 
     contents: Contents
     paths: list[str]
-    words: list[str]
-    """Class names; "" = unlabeled."""
+    words: Sequence[Word]
+    """What each row is called."""
     stamps: list[Stamp] | None
     """Size and time of the file behind each row; None where hashing is not worth remembering."""
     groups: list[str] | None = None
@@ -38,6 +39,12 @@ class Rows:
     classes: set[str] = field(default_factory=set)
     """Classes that the source declares, with or without images."""
     problems: list[Problem] = field(default_factory=list)
+    boxes: list[tuple[Box, ...]] | None = None
+
+
+def class_names(words: Iterable[Word]) -> set[str]:
+    """Return the classes that words name."""
+    return {name for word in words for name in names_in(word)}
 
 
 def known_split(word: object, where: str) -> str:
@@ -63,6 +70,29 @@ def as_word(value: object) -> str:
     return "" if text == "-1" else text
 
 
+def as_words(value: object) -> Word:
+    """Turn a cell of a column of label sets into class names: a list, or text such as "car; person".
+
+    Missing values become "", unlabeled. An empty list, or ";" alone, is an image with none of the classes.
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(sorted({as_word(each) for each in value} - {""}))
+    text = as_word(value)
+    return tuple(sorted({part.strip() for part in text.split(";")} - {""})) if text else ""
+
+
+def spell_labels(names: Iterable[str]) -> str:
+    """Write the classes of an image as `as_words` reads them."""
+    return "; ".join(names) or ";"
+
+
+def words_in(table: Mapping[str, Sequence[Any]], n: int) -> list[Word]:
+    """Return what a table calls its n rows: its column `labels` holds sets, its column `label` one class each."""
+    if "labels" in table:
+        return [as_words(cell) for cell in table["labels"]]
+    return [as_word(cell) for cell in table.get("label", [""] * n)]
+
+
 def own_groups(words: Sequence[str], paths: Sequence[str]) -> list[str] | None:
     """Return groups, each image without a word being a group of its own; None where no image has a word."""
     if not any(words):
@@ -85,4 +115,7 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
         split=[word for part in split for word in part] if any(map(any, split)) else None,
         classes=set().union(*(part.classes for part in parts)),
         problems=[problem for part in parts for problem in part.problems],
+        boxes=[row for part in parts for row in part.boxes or [()] * len(part.paths)]
+        if any(part.boxes is not None for part in parts)
+        else None,
     )

@@ -10,10 +10,10 @@ import numpy as np
 from eke.data import builtin
 from eke.data.contents import FileContents, JoinedContents
 from eke.data.identity import EMPTY, UNREADABLE, ids_of
-from eke.data.images import ImageSet, Problem, sort_classes, with_classes
+from eke.data.images import ImageSet, Problem, Word, number_labels, sort_classes, unknown_labels, with_classes
 from eke.data.labels import apply_labels, conflict
 from eke.data.layouts import read_tree
-from eke.data.rows import Rows
+from eke.data.rows import Rows, class_names
 from eke.data.table_layouts import read_manifest
 from eke.data.tables import image_column, image_parquet, is_table
 from eke.data.trees import Stamp, is_image, open_folder, open_zip
@@ -123,30 +123,30 @@ def fold(rows: Rows, ids: Sequence[str], source: str) -> ImageSet:
             same[name].append(row)
     rank = {"test": 0, "val": 1}
     split = rows.split
-    classes = sort_classes(rows.classes | {word for word in rows.words if word})
-    place = {name: label for label, name in enumerate(classes)} | {"": -1}
     kept: list[int] = []
-    labels: list[int] = []
+    words: list[Word] = []
     folded: dict[str, str] = {}
     for twins in same.values():
         if len(twins) == 1:
             kept += twins
-            labels.append(place[rows.words[twins[0]]])
+            words.append(rows.words[twins[0]])
             continue
         first = min(twins, key=lambda row: (rank.get(split[row], 2) if split else 0, row))
-        words = {rows.words[row] for row in twins} - {""}
+        given = {rows.words[row] for row in twins} - {""}
         kept.append(first)
-        labels.append(place[words.pop()] if len(words) == 1 else -1)
+        words.append(given.pop() if len(given) == 1 else "")
         others = [row for row in twins if rows.paths[row] != rows.paths[first]]
         folded |= {rows.paths[row]: rows.paths[first] for row in others}
         problems += [_duplicate(rows, row, first) for row in others]
-        if len(words) > 1:
-            problems.append(conflict(rows.paths[first], words, f"in {source} under equal bytes"))
+        if len(given) > 1:
+            problems.append(conflict(rows.paths[first], given, f"in {source} under equal bytes"))
+    classes = sort_classes(rows.classes | class_names(rows.words))
+    several = bool(classes) and any(isinstance(word, tuple) for word in rows.words)
     return ImageSet(
         source=source,
         ids=tuple(same),
         paths=tuple(rows.paths[row] for row in kept),
-        labels=np.array(labels, dtype=np.int64),
+        labels=number_labels(words, classes, several=several),
         classes=classes,
         groups=None if rows.groups is None else tuple(rows.groups[row] for row in kept),
         split=None if split is None else tuple(split[row] for row in kept),
@@ -154,6 +154,7 @@ def fold(rows: Rows, ids: Sequence[str], source: str) -> ImageSet:
         contents=rows.contents,
         rows=np.array(kept, dtype=np.int64),
         folded=folded,
+        boxes=None if rows.boxes is None else tuple(rows.boxes[row] for row in kept),
     )
 
 
@@ -175,14 +176,16 @@ def with_validation(train: ImageSet, validation: ImageSet) -> ImageSet:
     """
     theirs = set(validation.ids)
     kept = train.select(row for row, name in enumerate(train.ids) if name not in theirs)
-    return _joined(kept, with_classes(validation, train.classes), "val")
+    return _joined(kept, with_classes(validation, train.classes, several=train.several), "val")
 
 
 def with_unlabeled(train: ImageSet, others: ImageSet) -> ImageSet:
     """Append images to a training set whose labels, if they have any, are not looked at; images in both stay once."""
     ours = set(train.ids)
     new = others.select(row for row, name in enumerate(others.ids) if name not in ours)
-    return _joined(train, replace(new, labels=np.full(len(new), -1, np.int64), classes=train.classes), "unlabeled")
+    return _joined(
+        train, replace(new, labels=unknown_labels(len(new), train.labels), classes=train.classes), "unlabeled"
+    )
 
 
 def _joined(first: ImageSet, second: ImageSet, word: str) -> ImageSet:
@@ -200,6 +203,9 @@ def _joined(first: ImageSet, second: ImageSet, word: str) -> ImageSet:
         problems=first.problems + second.problems,
         contents=JoinedContents([(_Chosen(part), len(part)) for part in parts]),
         rows=np.arange(len(split)),
+        boxes=tuple(row for part in parts for row in part.boxes or ((),) * len(part))
+        if first.boxes is not None or second.boxes is not None
+        else None,
     )
 
 

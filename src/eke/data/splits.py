@@ -2,6 +2,10 @@
 
 Within a class, images are ordered by a hash of (seed, id). A budget takes the first of them; of these, a
 fixed set of places validates. So a larger budget under the same seed is a superset, on both sides.
+
+An image of several classes is divided as one of its rarest class (counted over the labeled training images; the
+first of equally rare ones), and one of no class as of a class of its own. So n labels per class are n images for each
+class that is the rarest of some: frequent classes come along with rare ones, and have more.
 """
 
 import json
@@ -11,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eke.data.dividing import by_class, floor_rate, order_of, share_labels, take_groups, take_rate
-from eke.data.images import ImageSet
+from eke.data.dividing import by_class, floor_rate, order_of, share_labels, strata_of, take_groups, take_rate
+from eke.data.images import NO_CLASS, ImageSet, is_known
 from eke.data.options import MAX_VAL_RATE
 from eke.data.options import DataOptions as DataOptions
 from eke.errors import ConfigError, DataError
@@ -143,18 +147,26 @@ class _Division:
         self.images, self.tests, self.options, self.seed = train, test, options, seed
         self.ranks = order_of(train.ids, seed)
         words = np.array(train.split if train.split is not None else [""] * len(train), dtype="<U9")
-        self.labels = np.where(words == "unlabeled", -1, train.labels)
+        self.labels = train.labels.copy()
+        self.labels[words == "unlabeled"] = -1
+        self.labeled = is_known(self.labels)
         self.role = np.where(np.isin(words, ["test", "val"]), words, "train")
+        self.strata = strata_of(self.labels, self.labeled & (self.role == "train"))
         self.notes: list[str] = []
 
     def ids(self, rows: np.ndarray) -> tuple[str, ...]:
         return tuple(sorted(self.images.ids[row] for row in rows.tolist()))
 
     def labeled_rows(self, role: str) -> np.ndarray:
-        return np.flatnonzero((self.role == role) & (self.labels >= 0))
+        return np.flatnonzero((self.role == role) & self.labeled)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the strata are called: the classes, and one more where images may have several labels or none."""
+        return (*self.images.classes, NO_CLASS) if self.images.several else self.images.classes
 
     def classes_of(self, rows: np.ndarray) -> list[np.ndarray]:
-        return by_class(rows, self.labels, self.ranks, len(self.images.classes))
+        return by_class(rows, self.strata, self.ranks, len(self.names))
 
     def require_labels(self, rows: np.ndarray) -> None:
         """Refuse rows that no classifier can be trained on."""
@@ -166,7 +178,7 @@ class _Division:
             )
         if len(classes) < 2:
             raise DataError(f"{source} has one class only ({classes[0]!r}). Label images of a second one.")
-        without = np.flatnonzero(np.bincount(self.labels[rows], minlength=len(classes)) == 0)
+        without = np.flatnonzero(self.count(rows) == 0)
         if len(without):
             raise DataError(
                 f"{source} has no label to train on for {_listed([classes[label] for label in without])}. "
@@ -202,8 +214,8 @@ class _Division:
     def test_ids(self) -> tuple[str, ...]:
         if self.tests is None:
             return self.ids(self.labeled_rows("test"))
-        ids = zip(self.tests.ids, self.tests.labels.tolist(), strict=True)
-        labeled = tuple(sorted(name for name, label in ids if label >= 0))
+        ids = zip(self.tests.ids, self.tests.labeled.tolist(), strict=True)
+        labeled = tuple(sorted(name for name, known in ids if known))
         if not labeled:
             raise DataError(f"The test set {self.tests.source} has no labeled image. Label it, or name none.")
         return labeled
@@ -229,7 +241,9 @@ class _Division:
         self.require_labels(rows)
         training = self.classes_of(rows)
         wanted = self.wanted(np.array([len(part) for part in training]))
-        return np.concatenate([part[:n] for part, n in zip(training, wanted, strict=True)]), validation
+        labeled = np.concatenate([part[:n] for part, n in zip(training, wanted, strict=True)])
+        self.note_short(labeled)
+        return labeled, validation
 
     def spend_within(self, rows: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
         """Take validation out of the budget: floor(n * rate) of n labels of a class, the rest trains."""
@@ -250,9 +264,10 @@ class _Division:
                 f"or set data.val_rate=0 (no validation)."
             )
         self.note_classes(
-            [not n for n in np.bincount(self.labels[validation], minlength=len(wanted))] if rate else [],
+            list(self.count(validation) == 0) if rate else [],
             "no validation image",
         )
+        self.note_short(np.concatenate([labeled, validation]))
         self.role[validation] = "val"
         return labeled, validation
 
@@ -278,20 +293,31 @@ class _Division:
     def divide(self, rows: np.ndarray, rate: float) -> np.ndarray:
         if self.images.groups is None:
             return take_rate(self.classes_of(rows), rate)
-        n_classes = len(self.images.classes)
-        return take_groups(rows, self.labels, self.images.groups, self.seed, rate, n_classes)
+        return take_groups(rows, self.strata, self.images.groups, self.seed, rate, len(self.names))
 
     def wanted(self, counts: np.ndarray) -> np.ndarray:
         """Return the labels to use of each class, of those it has."""
         per_class, total = self.options.labels_per_class, self.options.n_labels
         if per_class is not None:
-            self.note_classes(list(counts < per_class), f"less than the {per_class} labels asked for")
             return np.minimum(counts, per_class)
-        if total is not None and total < len(counts):
-            raise ConfigError(f"data.n_labels={total} is less than the {len(counts)} classes. Each needs one label.")
+        n_strata = int((counts > 0).sum())
+        if total is not None and total < n_strata:
+            raise ConfigError(f"data.n_labels={total} is less than the {n_strata} classes. Each needs one label.")
         if total is not None and total > counts.sum():
             self.notes.append(f"{total} labels were asked for, but there are {counts.sum()}.")
         return counts if total is None else share_labels(counts, total)
+
+    def note_short(self, spent: np.ndarray) -> None:
+        """Note the classes of which fewer labels were spent than asked for."""
+        n = self.options.labels_per_class
+        if n is not None:
+            self.note_classes(list(self.count(spent) < n), f"less than the {n} labels asked for")
+
+    def count(self, rows: np.ndarray) -> np.ndarray:
+        """Return how many of the rows have each class."""
+        if self.images.several:
+            return np.asarray(self.labels[rows].sum(0))
+        return np.bincount(self.labels[rows], minlength=len(self.images.classes))
 
     def note_classes(self, affected: Sequence[bool], what: str) -> None:
         names = [name for name, hit in zip(self.images.classes, affected, strict=False) if hit]

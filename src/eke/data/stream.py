@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     x: dict[str, View]
     """One view of B labeled images for each name in the plan."""
     y: Tensor
-    """(B,) int64 classes; empty, as `x_index`, where the plan has no labeled view."""
+    """(B,) int64 classes, or (B, K) of 0 and 1; empty, as `x_index`, where the plan has no labeled view."""
     u: dict[str, View]
     """One view of U unlabeled images for each name in the plan."""
     x_index: Tensor
@@ -60,7 +60,7 @@ class Stream:
     Args:
         pixels: uint8 images by row: a `PixelCache`, or `ResidentPixels` on the CPU or on `device`.
         labeled: rows of the labeled pool in `pixels`; may be empty where the plan has no labeled view.
-        labels: their classes, 0 to K-1.
+        labels: their classes, 0 to K-1; or of each K of 0 and 1, where it may have several.
         unlabeled: rows of the unlabeled pool; may be empty where the plan has no unlabeled view.
         plan: the views to make, as the method declares them.
         n_labeled: B, labeled images of a global batch.
@@ -78,7 +78,7 @@ class Stream:
         self,
         pixels: Pixels,
         labeled: Sequence[int],
-        labels: Sequence[int],
+        labels: Sequence[int] | Sequence[Sequence[int]],
         unlabeled: Sequence[int],
         plan: ViewPlan,
         *,

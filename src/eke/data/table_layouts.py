@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from eke.data.contents import FileContents
 from eke.data.images import Problem
-from eke.data.rows import SPLITS, Rows, as_word, join_rows
+from eke.data.rows import SPLITS, Rows, class_names, join_rows, words_in
 from eke.data.tables import (
     PATH_COLUMNS,
     Table,
@@ -63,19 +63,18 @@ def read_table_layout(tree: Tree, group_level: bool) -> Rows:
     named = [image for image in found if image is not None]
     table = {column: [cells[row] for row in kept] for column, cells in table.items()}
     split, groups = split_and_groups(table, named, name)
-    words = [as_word(value) for value in table.get("label", [""] * len(named))]
-    classes = {word for word in words if word}
+    words = words_in(table, len(named))
     others = sorted(set(known.values()) - set(named))
     paths = named + others
     blank = [""] * len(others)
     return Rows(
         contents=tree.contents(paths),
         paths=paths,
-        words=words + blank,
+        words=[*words, *blank],
         stamps=[tree.stamps[path] for path in paths],
         groups=None if groups is None else groups + [f"alone:{path}" for path in others],
         split=None if split is None else split + blank,
-        classes=classes,
+        classes=class_names(words),
         problems=problems + ignored_files(tree, {name}),
     )
 
@@ -121,7 +120,7 @@ def read_manifest(path: Path) -> Rows:
     table = {column: [cells[row] for row in kept] for column, cells in table.items()}
     paths = [str(found[row][0]) for row in kept]
     split, groups = split_and_groups(table, paths, path.name)
-    words = [as_word(value) for value in table.get("label", [""] * len(paths))]
+    words = words_in(table, len(paths))
     return Rows(
         contents=FileContents(path.parent, paths),
         paths=paths,
@@ -129,7 +128,7 @@ def read_manifest(path: Path) -> Rows:
         stamps=[stamp for _, stamp in found if stamp is not None],
         groups=groups,
         split=split,
-        classes={word for word in words if word},
+        classes=class_names(words),
         problems=problems,
     )
 

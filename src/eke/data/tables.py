@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from eke.data.contents import ParquetContents
-from eke.data.rows import Rows, as_word, known_split, own_groups
+from eke.data.images import Word
+from eke.data.rows import Rows, as_word, as_words, known_split, own_groups
 from eke.data.trees import Stamp
 from eke.errors import DataError, did_you_mean
 
@@ -145,18 +146,27 @@ def image_parquet(file: Path | bytes, name: str, column: str, stamp: Stamp) -> R
     Raises:
         DataError: a label is outside the class names that the file declares.
     """
+    import pyarrow as pa
+
     table = _open_parquet(file, name)
     schema = table.schema_arrow
     features = _features(schema.metadata or {})
     declared = {key: value["names"] for key, value in features.items() if "names" in value}
-    label = "label" if "label" in schema.names or len(declared) != 1 else next(iter(declared))
+    ordinary = [key for key in ("label", "labels") if key in schema.names]
+    label = ordinary[0] if ordinary else next(iter(declared)) if len(declared) == 1 else "label"
     wanted = [key for key in (label, "split", "group") if key in schema.names]
     n = table.metadata.num_rows
     cells: dict[str, list[Any]] = table.read(columns=wanted).to_pydict() if wanted else {}
     paths = [f"{name}#{row}" for row in range(n)]
     names = declared.get(label)
     values = cells.get(label, [None] * n)
-    words = [as_word(value) for value in values] if names is None else _named(values, names, name)
+    words: list[Word]
+    if label in schema.names and pa.types.is_list(schema.field(label).type):
+        flat = [each for value in values if value is not None for each in value]
+        spelled = dict(zip(flat, map(as_word, flat) if names is None else _named(flat, names, name), strict=True))
+        words = ["" if value is None else as_words([spelled[each] for each in value]) for value in values]
+    else:
+        words = [as_word(value) for value in values] if names is None else [*_named(values, names, name)]
     split, groups = split_and_groups(cells, paths, name)
     contents = ParquetContents(file, column)
     return Rows(contents, paths, words, [stamp] * n, groups, split, set(names or ()))
@@ -167,7 +177,8 @@ def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     except (ValueError, AttributeError):
         return {}
-    return {key: value for key, value in features.items() if isinstance(value, dict)}
+    kinds = {key: value for key, value in features.items() if isinstance(value, dict)}
+    return {key: value.get("feature", value) for key, value in kinds.items()}  # of a list: what it is a list of
 
 
 def _named(values: Sequence[Any], names: Sequence[str], file: str) -> list[str]:

@@ -51,6 +51,10 @@ class RunFolder:
         """Name the file of predictions for "validation" or "test"."""
         return self.path / "predictions" / f"{part}.npz"
 
+    def boxes(self, part: str) -> Path:
+        """Name the file of what maps find beside the boxes of a part."""
+        return self.path / "predictions" / f"{part}-boxes.npz"
+
     def exists(self) -> bool:
         """Tell whether a run was begun here."""
         return self.config.exists()

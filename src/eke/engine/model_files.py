@@ -24,6 +24,10 @@ class ModelCard(Options):
     model: ModelOptions
     classes: tuple[str, ...]
     """Class names in the order of the logits."""
+    several: bool = False
+    """Whether an image may have several of the classes, or none."""
+    thresholds: tuple[float, ...] = ()
+    """With `several`: the probability from which each class is predicted; empty: 0.5."""
     channels: int
     """Channels of an image: 1 or 3."""
     size: tuple[int, int]
@@ -46,6 +50,7 @@ def new_network(card: ModelCard, seed: int) -> Network:
         mean=card.mean,
         std=card.std,
         seed=seed,
+        several=card.several,
     )
 
 
@@ -148,7 +153,7 @@ def start_from(network: Network, card: ModelCard, folder: Path) -> str:
     network.std.copy_(trained.std)
     if not card.classes:
         return f"The network started as that of {run}."
-    if its_card.classes == card.classes:
+    if its_card.classes == card.classes and its_card.several == card.several:
         network.head.load_state_dict(trained.head.state_dict())
         return f"The network started as that of {run}, class head included."
     why = f"its head is for other classes ({len(its_card.classes)})" if its_card.classes else "it has no class head"

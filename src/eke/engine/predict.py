@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from eke.data.images import is_known
 from eke.errors import CheckpointError
 from eke.files import write_atomic
-from eke.models.network import Outputs
+from eke.models.network import Network, Outputs
 
 BLOCK = 256
 """Images per forward pass. Fixed, and the last block is padded, so that a figure does not depend on how the
@@ -25,16 +26,37 @@ class Predictions(NamedTuple):
     ids: NDArray[Any]
     """(n,) image ids, text."""
     labels: NDArray[np.int64]
-    """(n,) true classes, -1 where unknown."""
+    """(n,) true classes, -1 where unknown; of images with several labels (n, K) of 0 and 1, rows of -1 likewise."""
     probs: NDArray[np.float32]
-    """(n, K) class probabilities."""
+    """(n, K) class probabilities; of images with several labels one of its own for each class."""
+    thresholds: NDArray[np.float64] = np.zeros(0)
+    """(K,) of images with several labels: the probability from which each class is predicted. Else (0,)."""
+
+    @property
+    def predicted(self) -> NDArray[Any]:
+        """(n,) int64 the likeliest class; of images with several labels (n, K) bool, what reaches its threshold."""
+        return self.probs >= self.thresholds if self.several else self.probs.argmax(1)
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(n,) whose labels are known."""
+        return is_known(self.labels)
+
+    def select(self, rows: NDArray[Any]) -> "Predictions":
+        """Return those of some images: positions, or (n,) bool."""
+        return self._replace(ids=self.ids[rows], labels=self.labels[rows], probs=self.probs[rows])
 
     def save(self, path: Path) -> None:
         """Write an .npz atomically; it holds arrays only, no code."""
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
-                np.savez_compressed(file, ids=self.ids, labels=self.labels, probs=self.probs)
+                np.savez_compressed(file, **self._asdict())
 
         write_atomic(path, write)
 
@@ -47,13 +69,13 @@ class Predictions(NamedTuple):
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                return cls(file["ids"], file["labels"], file["probs"])
+                return cls(**{name: file[name] for name in cls._fields})
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"The predictions {path} cannot be read: {error}.") from None
 
 
 def predict_probs(
-    network: nn.Module,
+    network: Network,
     read: Callable[[Sequence[int]], Tensor],
     indices: Sequence[int],
     device: torch.device,
@@ -62,16 +84,16 @@ def predict_probs(
     """Return class probabilities of images, in evaluation mode; the network's own mode is left as found.
 
     Args:
-        network: returns Outputs; put into evaluation mode and back.
+        network: put into evaluation mode and back.
         read: positions -> uint8 pixels (n, C, H, W), as `PixelCache.read`.
         indices: n positions to predict.
         device: where the network is.
         advance: told the number of images done, for a progress bar.
 
     Returns:
-        (n, K) float32 on the CPU; rows sum to 1.
+        (n, K) float32 on the CPU; rows sum to 1 where each image has one label.
     """
-    return _forward(network, read, indices, device, advance, lambda outputs: outputs.logits.float().softmax(1))
+    return _forward(network, read, indices, device, advance, lambda outputs: network.kind.probabilities(outputs.logits))
 
 
 def embed(

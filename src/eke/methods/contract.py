@@ -59,7 +59,8 @@ class Method(Protocol):
     """A final `nn.Module`: state is buffers, teachers are submodules, so saving and DDP need no further code.
 
     A self-supervised method declares no labeled view; its network has no class head. A method published in several
-    forms names them in `presets`: Mapping[str, Mapping], each laid over its recipe, with `method` and `views` too.
+    forms names them in `presets`: Mapping[str, Mapping], each laid over its recipe, with `method` and `views` too. One
+    that speaks of labels by `network.kind` alone, and so learns from images with several, says `several_labels = True`.
 
     Five rules let N processes equal one: every trainable parameter gets a gradient at every step; no
     data-dependent branch around a forward or a collective; batches are contiguous slices of the global batch;

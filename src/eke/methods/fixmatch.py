@@ -20,8 +20,6 @@ from torch import nn
 
 from eke.config import Options
 from eke.data.stream import Batch, ViewPlan
-from eke.losses.classification import cross_entropy
-from eke.losses.pseudo_labels import confident_pseudo_label
 from eke.methods.contract import PseudoLabels, Setting, StepResult
 from eke.methods.recipes import CIFAR_SGD
 from eke.models.network import Network
@@ -41,6 +39,7 @@ class FixMatch(nn.Module):
 
     Config: ClassVar[type[Options]] = FixMatchConfig
     recipe: ClassVar[Mapping[str, Any]] = CIFAR_SGD
+    several_labels: ClassVar[bool] = True
     views: ClassVar[ViewPlan] = ViewPlan(
         labeled={"weak": "weak"}, unlabeled={"weak": "weak", "strong": "randaugment/google"}
     )
@@ -57,9 +56,9 @@ class FixMatch(nn.Module):
         seen = self.attention.see(torch.cat([x_weak, u_weak, u_strong]))
         logits_x, logits_u_weak, logits_u_strong = seen.outputs.logits.split([B, U, U])
 
-        loss_x = cross_entropy(logits_x, batch.y)
-        pseudo_label, mask = confident_pseudo_label(logits_u_weak, self.config.tau)
-        loss_u = cross_entropy(logits_u_strong, pseudo_label, mask)
+        loss_x = self.network.kind.cross_entropy(logits_x, batch.y)
+        pseudo_label, mask = self.network.kind.confident_pseudo_label(logits_u_weak, self.config.tau)
+        loss_u = self.network.kind.cross_entropy(logits_u_strong, pseudo_label, mask)
 
         views = batch.u["weak"], batch.u["strong"]
         attended = self.attention.compare(seen, slice(B, B + U), slice(B + U, None), views, batch.step)

@@ -40,8 +40,6 @@ from torch import Tensor, nn
 from eke.config import Options, merge
 from eke.data.stream import Batch, ViewPlan
 from eke.errors import ConfigError
-from eke.losses.classification import cross_entropy, probabilities, squared_error
-from eke.losses.pseudo_labels import guess
 from eke.methods.contract import PseudoLabels, Setting, StepResult
 from eke.methods.recipes import CIFAR_SGD
 from eke.methods.terms import AttentionTerm, layer_names
@@ -89,6 +87,7 @@ class GradCAMConsistency(nn.Module):
             },
         },
     }
+    several_labels: ClassVar[bool] = True
     views: ClassVar[ViewPlan] = ViewPlan(
         labeled={"weak": "flip"}, unlabeled={"original": "flip", "augmented": "crop-rotate-jitter"}
     )
@@ -114,12 +113,12 @@ class GradCAMConsistency(nn.Module):
         seen = self.attention.see(torch.cat([x, u_original, u_augmented]))
         logits_x, logits_u, logits_u_augmented = seen.outputs.logits.split([B, U, U])
 
-        loss_x = cross_entropy(logits_x, batch.y)
-        loss_u = self._pseudo_label_loss(logits_u_augmented, probabilities(logits_u.detach()))
+        loss_x = self.network.kind.cross_entropy(logits_x, batch.y)
+        loss_u = self._pseudo_label_loss(logits_u_augmented, self.network.kind.probabilities(logits_u.detach()))
         views = batch.u["original"], batch.u["augmented"]
         attended = self.attention.compare(seen, slice(B, B + U), slice(B + U, None), views, batch.step)
 
-        label = logits_u.detach().argmax(1)
+        label = self.network.kind.guess(self.network.kind.probabilities(logits_u)).label
         return StepResult(
             config.alpha * loss_x + config.beta * loss_u + attended.loss,
             {"loss_x": loss_x.detach(), "loss_u": loss_u.detach(), **attended.terms},
@@ -128,5 +127,7 @@ class GradCAMConsistency(nn.Module):
 
     def _pseudo_label_loss(self, logits: Tensor, p: Tensor) -> Tensor:
         if self.config.pseudo_label == "l2":
-            return squared_error(logits, p)
-        return cross_entropy(logits, guess(p).label if self.config.pseudo_label == "hard" else p)
+            return self.network.kind.squared_error(logits, p)
+        return self.network.kind.cross_entropy(
+            logits, self.network.kind.guess(p).label if self.config.pseudo_label == "hard" else p
+        )

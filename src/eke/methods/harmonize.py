@@ -44,7 +44,6 @@ from eke.config import Options, merge
 from eke.data.stream import Batch, ViewPlan
 from eke.errors import ConfigError
 from eke.explain.harmony import Harmony, Noise, harmony, with_noise
-from eke.losses.classification import cross_entropy
 from eke.losses.correlation import CORRELATIONS
 from eke.methods.contract import Setting, StepResult
 from eke.methods.recipes import PASCAL_ADAM
@@ -86,6 +85,7 @@ class Harmonize(nn.Module):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pascal": {"optim": {"lr": 1e-3}, "views": {"weak": "pascal", "original": "pascal"}},
     }
+    several_labels: ClassVar[bool] = True
     views: ClassVar[ViewPlan] = ViewPlan(labeled={"weak": "flip"}, unlabeled={"original": "flip"})
     compiles: ClassVar[bool] = False
     """Guided backpropagation changes the ReLUs of the whole network."""
@@ -109,7 +109,7 @@ class Harmonize(nn.Module):
         losses: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         if strategy == "combined" or not harmonizes:
-            loss_x = cross_entropy(self.network(batch.x["weak"].pixels).logits, batch.y)
+            loss_x = self.network.kind.cross_entropy(self.network(batch.x["weak"].pixels).logits, batch.y)
             losses.append(loss_x)
             terms["loss_x"] = loss_x.detach()
         if harmonizes:

@@ -28,8 +28,6 @@ from torch import Tensor, nn
 
 from eke.config import Options
 from eke.data.stream import Batch, ViewPlan
-from eke.losses.classification import cross_entropy, probabilities, squared_error
-from eke.losses.pseudo_labels import guess
 from eke.losses.ramps import linear_ramp
 from eke.methods.contract import PseudoLabels, Setting, StepResult
 from eke.methods.recipes import CIFAR_ADAM
@@ -55,6 +53,7 @@ class MeanTeacher(nn.Module):
 
     Config: ClassVar[type[Options]] = MeanTeacherConfig
     recipe: ClassVar[Mapping[str, Any]] = CIFAR_ADAM
+    several_labels: ClassVar[bool] = True
     views: ClassVar[ViewPlan] = ViewPlan(labeled={"weak": "weak"}, unlabeled={"weak": "weak", "weak_2": "weak"})
 
     def __init__(self, config: MeanTeacherConfig, network: Network, setting: Setting) -> None:
@@ -67,16 +66,16 @@ class MeanTeacher(nn.Module):
 
     def forward(self, batch: Batch) -> StepResult:
         self.teacher.update(self.network, batch.step)
-        loss_x = cross_entropy(self.network(batch.x["weak"].pixels).logits, batch.y)
+        loss_x = self.network.kind.cross_entropy(self.network(batch.x["weak"].pixels).logits, batch.y)
         taught = self._teach(batch.u["weak"].pixels)
-        target_probs = probabilities(taught.outputs.logits)
+        target_probs = self.network.kind.probabilities(taught.outputs.logits)
         with frozen_statistics(self.network):
             seen = self.attention.see(batch.u["weak_2"].pixels)
-        loss_u = squared_error(seen.outputs.logits, target_probs)
+        loss_u = self.network.kind.squared_error(seen.outputs.logits, target_probs)
         views = batch.u["weak"], batch.u["weak_2"]
         attended = self.attention.compare(seen, slice(None), slice(None), views, batch.step, taught)
 
-        label = guess(target_probs).label
+        label = self.network.kind.guess(target_probs).label
         return StepResult(
             loss_x + self.config.lambda_u * linear_ramp(batch.step, self.ramp_steps) * loss_u + attended.loss,
             {"loss_x": loss_x.detach(), "loss_u": loss_u.detach(), **attended.terms},

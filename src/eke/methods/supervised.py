@@ -15,7 +15,6 @@ from torch import nn
 
 from eke.config import Options, merge
 from eke.data.stream import Batch, ViewPlan
-from eke.losses.classification import cross_entropy
 from eke.methods.contract import Setting, StepResult
 from eke.methods.recipes import CIFAR_SGD, PASCAL_ADAM
 from eke.models.network import Network
@@ -34,6 +33,7 @@ class Supervised(nn.Module):
         "pascal": {**PASCAL_ADAM, "views": {"weak": "pascal"}},
         "clips": merge(PASCAL_ADAM, {"batch": {"labeled": 12}}),
     }
+    several_labels: ClassVar[bool] = True
     views: ClassVar[ViewPlan] = ViewPlan(labeled={"weak": "weak"}, unlabeled={})
 
     def __init__(self, config: SupervisedConfig, network: Network, setting: Setting) -> None:
@@ -42,5 +42,5 @@ class Supervised(nn.Module):
         self.network = network
 
     def forward(self, batch: Batch) -> StepResult:
-        loss = cross_entropy(self.network(batch.x["weak"].pixels).logits, batch.y)
+        loss = self.network.kind.cross_entropy(self.network(batch.x["weak"].pixels).logits, batch.y)
         return StepResult(loss, {"loss_x": loss.detach()})

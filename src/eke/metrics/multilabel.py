@@ -187,6 +187,61 @@ def micro_f1_parts(probs: ArrayLike, targets: ArrayLike, thresholds: ArrayLike =
     return PerImage(columns, combine, _SHARE)
 
 
+def mean_average_precision_parts(targets: ArrayLike, *probs: ArrayLike) -> list[PerImage]:
+    """Take mAP of one model apart, or of several that are to be compared on the same images.
+
+    AP is no sum over images, so the columns are the images themselves: what is summed is how often each counts, and
+    `combine` ranks them by these counts. Of M models each has N columns of its own, so that images can be swapped
+    between models: (N, M N), sparse. A resample averages over the classes that it has images of.
+
+    Args:
+        targets: (N,K).
+        probs: (N,K) of each of M models.
+
+    Raises:
+        DataError: `probs` or `targets` is not what the module says.
+    """
+    from scipy.sparse import csr_array, eye_array
+
+    checked = [_checked(each, targets) for each in probs]
+    p, truth = (np.concatenate(each) for each in zip(*checked, strict=True))
+    orders = np.argsort(-p, axis=0, kind="stable")
+    ranked = np.take_along_axis(p, orders, 0)
+    cuts = [np.flatnonzero(np.append(column[1:] != column[:-1], True)) for column in ranked.T]
+
+    def combine(counts: Floats) -> Floats:
+        aps = np.stack([_ap(counts[:, orders[:, k]], truth[orders[:, k], k], cut) for k, cut in enumerate(cuts)], 1)
+        there = np.isfinite(aps)
+        return np.where(there.any(1), np.nansum(aps, 1) / np.maximum(there.sum(1), 1), np.nan)
+
+    n, places = len(p) // len(probs), csr_array(eye_array(len(p), format="csr"))
+    return [PerImage(places[model * n : (model + 1) * n], combine, _SHARE) for model in range(len(probs))]
+
+
+def mean_average_precision_samples(*samples: tuple[ArrayLike, ArrayLike]) -> list[PerImage]:
+    """Take mAP apart for samples of images of their own, so that they can be pooled: columns are the images of all.
+
+    Args:
+        samples: probs (N_s,K) and targets (N_s,K) of each.
+
+    Raises:
+        DataError: `probs` or `targets` is not what the module says.
+    """
+    probs, targets = (np.concatenate([np.asarray(each) for each in part]) for part in zip(*samples, strict=True))
+    (pooled,) = mean_average_precision_parts(targets, probs)
+    ends = np.cumsum([len(np.asarray(each)) for each, _ in samples]).tolist()
+    parts = zip([0, *ends[:-1]], ends, strict=True)
+    return [pooled._replace(columns=pooled.columns[start:end]) for start, end in parts]
+
+
+def _ap(counts: Floats, truth: Bools, cuts: Ints) -> Floats:
+    """Return AP (R,) where image i, of images from the likeliest, counts (R,N) times; NaN without an image."""
+    n_predicted, n_hits = counts.cumsum(1)[:, cuts], (counts * truth).cumsum(1)[:, cuts]
+    n_images = n_hits[:, -1]
+    gained = (np.diff(n_hits, prepend=0) * n_hits / np.maximum(n_predicted, 1)).sum(1)
+    return np.where(n_images > 0, gained / np.maximum(n_images, 1), np.nan)
+
+
 # ------------------------------------------------------------------ what the functions share
 
 

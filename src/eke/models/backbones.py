@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eke.errors import CheckpointError, ConfigError, did_you_mean
+from eke.losses.kinds import IN_SHARES, ONE, YES_OR_NO
 from eke.models.network import ModelOptions, Network
 from eke.models.resnet import ResNet20, resnet
 from eke.models.small import Cnn8, LeNet, Small
@@ -64,6 +65,7 @@ def build_network(
     mean: Sequence[float],
     std: Sequence[float],
     seed: int,
+    several: bool = False,
 ) -> Network:
     """Make the network; the same arguments give the same weights, and no global random state is touched.
 
@@ -78,6 +80,7 @@ def build_network(
         mean: of the training images, `channels` numbers in [0, 1]. Published weights bring their own.
         std: likewise.
         seed: of the initial weights.
+        several: whether an image may have several labels.
 
     Raises:
         ConfigError: no such model, or it cannot be made for these images or with these options.
@@ -96,7 +99,16 @@ def build_network(
         mean, std = body.published or (mean, std)
     if options.weights:
         mean, std = _load(body.module, options.weights) or (mean, std)
-    return Network(body.module, head, width=width, mean=mean, std=std, dropout=body.head_dropout, layout=body.layout)
+    return Network(
+        body.module,
+        head,
+        width=width,
+        mean=mean,
+        std=std,
+        dropout=body.head_dropout,
+        layout=body.layout,
+        kind=(YES_OR_NO if options.several == "yes_or_no" else IN_SHARES) if several else ONE,
+    )
 
 
 def from_module(

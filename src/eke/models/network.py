@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eke.config import Options
 from eke.errors import ConfigError
+from eke.losses.kinds import ONE, LabelKind
 from eke.models.tap import Layout, find_layers, tapped
 
 
@@ -24,6 +25,9 @@ class ModelOptions(Options):
     """Start from the published weights of a timm or torchvision model; they are downloaded."""
     weights: Path | None = None
     """Start from a local file of tensors (.safetensors, .pt, .pth); its class head is not used."""
+    several: Literal["yes_or_no", "in_shares"] = "yes_or_no"
+    """Where images have several labels: a yes or no for each class (binary cross entropy), or equal shares of one
+    distribution (the categorical cross entropy of the harmonizing paper)."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Rate before the class head, in lenet and cnn8 after every layer; by default 0.25 and 0.5 in lenet, 0.3
     in cnn8, else 0."""
@@ -53,6 +57,7 @@ class Network(nn.Module):
         std: likewise; positive.
         dropout: rate of dropout between embedding and head; `Outputs.embedding` is taken before it.
         layout: how the tensors inside the body hold the image, where it is not (N, C, h, w).
+        kind: what the logits say: one class an image, or several.
 
     Raises:
         ConfigError: `mean` and `std` do not belong together, or a standard deviation is not positive.
@@ -71,6 +76,7 @@ class Network(nn.Module):
         std: Sequence[float] = (1.0, 1.0, 1.0),
         dropout: float = 0.0,
         layout: Layout | None = None,
+        kind: LabelKind = ONE,
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std, default=0) <= 0:
@@ -79,6 +85,7 @@ class Network(nn.Module):
         self.head = head
         self.dropout = nn.Dropout(dropout)
         self.width = width
+        self.kind = kind
         self.layout = layout or Layout()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))

@@ -1,5 +1,6 @@
 """Per-class figures and confusions, readable at 2 and at 800 classes: the worst come first."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from eke.metrics.classification import class_scores
 from eke.metrics.statistics import wilson
+from eke.report.content import ClassFigures
 from eke.report.page import Block, Cell, Heatmap, Row, Table, Text
 from eke.report.words import count, ends, percent
 
@@ -28,6 +30,24 @@ def class_blocks(confusion: NDArray[np.int64], classes: Sequence[str], level: fl
     matrix, table = _matrix(confusion, classes), _per_class(confusion, classes, level)
     pairs = _worst_pairs(confusion, classes)
     return [Row([pairs, matrix]), table] if len(matrix.names) <= _BESIDE else [pairs, matrix, table]
+
+
+def class_figures_table(figures: Sequence[ClassFigures]) -> list[Block]:
+    """Return the figures per class of images with several labels, the worst average precision first."""
+    ordered = sorted(figures, key=lambda each: (math.isnan(each.average_precision), each.average_precision))
+    rows = [
+        [
+            each.name,
+            f"{each.n:,}",
+            f"{each.n_predicted:,}",
+            percent(each.average_precision),
+            percent(each.f1),
+            f"{each.threshold:.3f}",
+        ]
+        for each in ordered
+    ]
+    columns = ["Class", "Images", "Predicted", "Average precision", "F1", "Predicted from"]
+    return [Table("Each class by itself, the worst first", columns, rows, n_shown=_ROWS)]
 
 
 def _pairs(confusion: NDArray[np.int64]) -> NDArray[np.int64]:

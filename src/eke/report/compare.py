@@ -1,16 +1,11 @@
 """The page of a comparison: runs side by side, curves in one chart, differences with Holm's p."""
 
 from eke.metrics.statistics import holm
-from eke.report.content import CompareReport, Comparison, Metric, Pairing
-from eke.report.figures import NO_TEST_SET, accuracy_chart, curve_charts, figures_table, how_to_repeat
+from eke.report.content import METRICS, CompareReport, Comparison, Pairing
+from eke.report.figures import NO_TEST_SET, curve_charts, figures_table, how_to_repeat, main_chart
 from eke.report.page import Block, Cell, Page, Section, Table, Text
 from eke.report.words import count, difference_cell, ends, percent, star_in_words, survives
 
-_METRIC_NAMES: dict[Metric, str] = {
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro-F1",
-    "calibration_error": "Calibration error",
-}
 _CAPTIONS: dict[Pairing, str] = {
     "paired": "Paired differences in percentage points",
     "unpaired": "Unpaired differences in percentage points",
@@ -37,13 +32,13 @@ def compare_page(report: CompareReport) -> Page:
 
 
 def _headline(report: CompareReport) -> list[str]:
-    measured = [(row.name, row.accuracy) for row in report.rows if row.accuracy is not None]
+    measured = [(row.name, row.main) for row in report.rows if row.main is not None]
     if not measured:
         return ["No figures yet: none of these runs has been evaluated."]
     name, best = max(measured, key=lambda row: row[1].value)
     span = ends(best)
     within = f" ({100 * report.level:g} % interval {span})" if span else ""
-    lines = [f"Highest accuracy: {name} with {percent(best.value)}{within}."]
+    lines = [f"Highest {report.rows[0].metric.words}: {name} with {percent(best.value)}{within}."]
     if report.comparisons:
         adjusted = _adjusted(report)
         sure = [survives(c.paired, p, 1 - report.level) for c, p in zip(report.comparisons, adjusted, strict=True)]
@@ -62,7 +57,7 @@ def _figures(report: CompareReport) -> list[Block]:
         blocks.append(NO_TEST_SET)
     blocks.append(figures_table(report.rows, f"Measured on {report.measured}"))
     blocks.append(Text(f"Small figures are {100 * report.level:g} % intervals over {report.measured}."))
-    blocks += accuracy_chart(report.rows)
+    blocks += main_chart(report.rows)
     return blocks
 
 
@@ -73,7 +68,7 @@ def _differences(report: CompareReport) -> list[Block]:
         [
             c.name,
             c.against,
-            _METRIC_NAMES[c.metric],
+            METRICS[c.metric].title,
             _difference(c, p, report.level),
         ]
         for c, p in zip(report.comparisons, _adjusted(report), strict=True)
@@ -91,6 +86,6 @@ def _differences(report: CompareReport) -> list[Block]:
 
 
 def _difference(comparison: Comparison, p: float, level: float) -> Cell:
-    better = comparison.metric != "calibration_error"
+    better = METRICS[comparison.metric].higher_is_better
     cell = difference_cell(comparison.paired, higher_is_better=better, p=p, level=level)
     return cell._replace(text=f"{cell.text} *") if survives(comparison.paired, p, 1 - level) else cell

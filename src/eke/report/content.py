@@ -14,9 +14,27 @@ from eke.report.page import Sheet
 from eke.report.pictures import Image
 from eke.report.projection import Projection
 
-Metric = Literal["accuracy", "macro_f1", "calibration_error"]
 Pairing = Literal["paired", "unpaired"]
 """Whether two runs are compared on the same images, or each on its own."""
+
+
+class Metric(NamedTuple):
+    """What is measured."""
+
+    title: str
+    words: str
+    """The same inside a sentence."""
+    higher_is_better: bool = True
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric("Accuracy", "accuracy"),
+    "mean_average_precision": Metric("mAP", "mAP"),
+    "macro_f1": Metric("Macro-F1", "macro F1"),
+    "micro_f1": Metric("Micro-F1", "micro F1"),
+    "calibration_error": Metric("Calibration error", "calibration error", higher_is_better=False),
+}
+"""By their names in results.json."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +60,8 @@ class Figures:
     """One row of figures: a model, measured on the images that the report names."""
 
     name: str
-    accuracy: Interval | None = None
-    macro_f1: Interval | None = None
-    calibration_error: Interval | None = None
+    values: Mapping[str, Interval] = field(default_factory=dict)
+    """By the names of METRICS, the one that is spoken of first; empty where it was not measured."""
     labels: int | None = None
     """Labels it was given, validation included."""
     images: int | None = None
@@ -52,15 +69,24 @@ class Figures:
     note: str = ""
     """A quiet line under the name, such as "same labels, augmentation, labeled batch and steps"."""
 
+    @property
+    def main(self) -> Interval | None:
+        """The figure that is spoken of."""
+        return next(iter(self.values.values()), None)
+
+    @property
+    def metric(self) -> Metric:
+        """What it is a figure of."""
+        return METRICS[next(iter(self.values), "accuracy")]
+
 
 @dataclass(frozen=True)
 class Differences:
     """A run minus another model, on the same images."""
 
     against: str
-    accuracy: Paired | None = None
-    macro_f1: Paired | None = None
-    calibration_error: Paired | None = None
+    values: Mapping[str, Paired] = field(default_factory=dict)
+    """As those of `Figures`."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +108,20 @@ class PseudoLabelReport:
     """Per step the share of unlabeled images that counted, in [0, 1]."""
     accuracy: Sequence[float] = ()
     """Per step, of the pseudo-labels that counted, the share that was right; NaN where no truth is known."""
+
+
+class ClassFigures(NamedTuple):
+    """How well one class is found, where images may have several."""
+
+    name: str
+    n: int
+    """Evaluated images that have it."""
+    n_predicted: int
+    average_precision: float
+    """NaN, as `f1`, where no image has it."""
+    f1: float
+    threshold: float
+    """The probability from which it is predicted."""
 
 
 @dataclass(frozen=True)
@@ -330,6 +370,8 @@ class RunReport:
     curves: Sequence[CurveChart] = ()
     confusion: NDArray[np.int64] | None = None
     """(K,K) counts, row = label, column = prediction."""
+    class_figures: Sequence[ClassFigures] = ()
+    """In its place where images may have several labels."""
     reliability: Reliability | None = None
     pseudo_labels: PseudoLabelReport | None = None
     pool: PoolPredictions | None = None
@@ -356,7 +398,8 @@ class Comparison:
 
     name: str
     against: str
-    metric: Metric
+    metric: str
+    """A name of METRICS."""
     paired: Paired
 
 

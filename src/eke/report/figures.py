@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from eke.report.charts import interval_bars, learning_curves
-from eke.report.content import CurveChart, Figures, Problem, ViewRow
+from eke.report.content import METRICS, CurveChart, Figures, Problem, ViewRow
 from eke.report.drawing import Chart
 from eke.report.page import Block, Cell, Code, Picture, Row, Sheet, Table, Text
 from eke.report.words import count, rate_cell
@@ -22,23 +22,22 @@ def figures_table(rows: Sequence[Figures], caption: str) -> Table:
         "Images through the network": [row.images for row in rows],
     }
     kept = {name: values for name, values in optional.items() if any(value is not None for value in values)}
+    names = [name for name in METRICS if any(name in row.values for row in rows)]
     cells: list[list[Cell | str]] = [
         [
             Cell(row.name, row.note),
-            rate_cell(row.accuracy),
-            rate_cell(row.macro_f1),
-            rate_cell(row.calibration_error),
+            *(rate_cell(row.values.get(name)) for name in names),
             *(f"{values[i]:,}" if values[i] is not None else "\N{EN DASH}" for values in kept.values()),
         ]
         for i, row in enumerate(rows)
     ]
-    return Table(caption, ["Model", "Accuracy", "Macro-F1", "Calibration error", *kept], cells)
+    return Table(caption, ["Model", *(METRICS[name].title for name in names), *kept], cells)
 
 
-def accuracy_chart(rows: Sequence[Figures]) -> list[Block]:
-    """Draw the accuracies with their intervals, where there are at least two to set side by side."""
-    bars = [(row.name, row.accuracy) for row in rows if row.accuracy is not None]
-    return [interval_bars("Accuracy with interval", bars)] if len(bars) > 1 else []
+def main_chart(rows: Sequence[Figures]) -> list[Block]:
+    """Draw accuracies, or what is spoken of in their place, with intervals, where there are at least two."""
+    bars = [(row.name, row.main) for row in rows if row.main is not None]
+    return [interval_bars(f"{rows[0].metric.title} with interval", bars)] if len(bars) > 1 else []
 
 
 def curve_charts(groups: Sequence[CurveChart]) -> list[Block]:

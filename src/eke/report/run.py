@@ -5,14 +5,14 @@ import math
 from eke.metrics.statistics import Paired
 from eke.report.attention_sheet import look_blocks
 from eke.report.charts import Curve, learning_curves, reliability_diagram
-from eke.report.classes import class_blocks
-from eke.report.content import RunReport
+from eke.report.classes import class_blocks, class_figures_table
+from eke.report.content import METRICS, RunReport
 from eke.report.figures import (
     NO_TEST_SET,
-    accuracy_chart,
     curve_charts,
     figures_table,
     how_to_repeat,
+    main_chart,
     problem_table,
     view_sheet,
 )
@@ -58,15 +58,18 @@ def run_page(report: RunReport) -> Page:
 def _headline(report: RunReport) -> list[str]:
     percent_level = f"{100 * report.level:g} %"
     images = count(report.n_images, f"{report.split} image")
-    accuracy = report.run.accuracy
-    if accuracy is None:
+    figure = report.run.main
+    if figure is None:
         return ["No figures yet: this run has not been evaluated."]
-    span = ends(accuracy)
+    span = ends(figure)
     sure = f" ({percent_level} interval {span})" if span else ""
-    lines = [f"{report.run.name}: {percent(accuracy.value)} of {images} right{sure}."]
-    compared = next((d for d in report.differences if d.accuracy is not None), None)
-    if compared is not None and compared.accuracy is not None:
-        lines.append(_difference_in_words(compared.against, compared.accuracy))
+    right = f"{percent(figure.value)} of {images} right"
+    if "accuracy" not in report.run.values:
+        right = f"{report.run.metric.title} {percent(figure.value)} on {images}"
+    lines = [f"{report.run.name}: {right}{sure}."]
+    compared = next((d for d in report.differences if d.values), None)
+    if compared is not None:
+        lines.append(_difference_in_words(compared.against, next(iter(compared.values.values()))))
     return lines
 
 
@@ -82,7 +85,7 @@ def _difference_in_words(against: str, paired: Paired) -> str:
 
 
 def _figures(report: RunReport) -> list[Block]:
-    if report.run.accuracy is None:
+    if report.run.main is None:
         return []
     blocks: list[Block] = []
     if report.split == "validation":
@@ -94,28 +97,39 @@ def _figures(report: RunReport) -> list[Block]:
     for difference in report.differences:
         cells: list[Cell | str] = [Cell("Difference", f"paired, against {difference.against}")]
         cells += [
-            difference_cell(difference.accuracy, higher_is_better=True),
-            difference_cell(difference.macro_f1, higher_is_better=True),
-            difference_cell(difference.calibration_error, higher_is_better=False),
+            difference_cell(difference.values.get(name), higher_is_better=metric.higher_is_better)
+            for name, metric in METRICS.items()
+            if name in report.run.values
         ]
         rows.append(cells + [""] * (len(table.columns) - len(cells)))
     blocks.append(Table(table.caption, table.columns, rows))
-    blocks.append(Text(_what_intervals_mean(report.level, report.split)))
-    blocks += accuracy_chart([report.run, *report.baselines])
+    blocks.append(Text(_what_intervals_mean(report)))
+    blocks += main_chart([report.run, *report.baselines])
     return blocks
 
 
-def _what_intervals_mean(level: float, split: str) -> str:
+def _what_intervals_mean(report: RunReport) -> str:
+    words = [IN_WORDS[name] for name in METRICS if name in report.run.values and name in IN_WORDS]
     return (
-        f"Small figures are {100 * level:g} % intervals over {split} images: other images of the same kind "
-        "would give such figures. They do not say what another seed would give. Differences are in "
+        f"Small figures are {100 * report.level:g} % intervals over {report.split} images: other images of the same "
+        "kind would give such figures. They do not say what another seed would give. Differences are in "
         "percentage points, on the same images; one whose interval contains 0 is reported as “cannot tell”. "
-        "Macro-F1 is the mean of F1 over classes; the calibration error is the gap between confidence and "
-        "accuracy, less is better."
+        + " ".join(words)
     )
 
 
+IN_WORDS = {
+    "mean_average_precision": "mAP is the mean over classes of the average precision, whatever the thresholds.",
+    "macro_f1": "Macro-F1 is the mean of F1 over classes.",
+    "micro_f1": "Micro-F1 is the F1 of all classes' decisions together.",
+    "calibration_error": "The calibration error is the gap between confidence and accuracy, less is better.",
+}
+"""What a metric is, for the page."""
+
+
 def _classes(report: RunReport) -> list[Block]:
+    if report.class_figures:
+        return class_figures_table(report.class_figures)
     return [] if report.confusion is None else class_blocks(report.confusion, report.classes, report.level)
 
 

@@ -2,10 +2,13 @@
 
 import csv
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from eke.acquire.scores import STRATEGIES
 from eke.data.images import ImageSet
@@ -20,7 +23,8 @@ from eke.progress import Progress, silent
 from eke.randomness import mixed_seed
 from eke.tasks.prepare import open_pixels
 
-COLUMNS = ("rank", "id", "path", "score", "label")
+COLUMNS = ("rank", "id", "path", "score")
+"""Before the empty column `label`, or `labels` where images may have several."""
 
 
 def ask(
@@ -38,7 +42,7 @@ def ask(
         source: the images to choose from, usually those of the run.
         n: images to ask for, at least 1. Where fewer are left, all of them are taken, and a note says so.
         strategy: one of STRATEGIES.
-        out: CSV to write, with the columns rank, id, path, score and label.
+        out: CSV to write, with the columns rank, id, path, score and label (or labels).
         seed: of random scores, and of the order of equal scores.
         progress: shows decoding and predicting.
 
@@ -66,7 +70,7 @@ def ask(
         )
     split = load_split(folder.split)
     images, pixels, readable, problems = open_pixels(source, card, progress)
-    labels_ignored = bool((given_labels(images)[readable] >= 0).all())
+    labels_ignored = bool(gives_label(images)[readable].all())
     spent = {*split.labeled, *split.validation, *split.test, *split.dropped}
     pool = pool_rows(images, readable, spent, labels_ignored=labels_ignored)
     if not pool:
@@ -77,10 +81,11 @@ def ask(
     with progress("predicting", len(pool)) as advance:
         probs = predict_probs(network, pixels.resident(device).read, pool, device, advance)
     ids = [images.ids[row] for row in pool]
-    scores = STRATEGIES[strategy].score(probs, ids, seed).tolist()
+    scores = _scores(strategy, probs, ids, seed, several=card.several).tolist()
     ties = [mixed_seed(seed, 0, f"ask/tie/{name}") for name in ids]
     order = sorted(range(len(pool)), key=lambda place: (-scores[place], ties[place]))[:n]
-    write_questions(out, images, [pool[place] for place in order], [scores[place] for place in order])
+    column = "labels" if card.several else "label"
+    write_questions(out, images, [pool[place] for place in order], [scores[place] for place in order], column)
 
     notes = []
     if labels_ignored:
@@ -103,10 +108,10 @@ def ask(
     }
 
 
-def given_labels(images: ImageSet) -> np.ndarray:
-    """Return the labels (n,) that a fit would use: -1 also for rows that the source calls unlabeled."""
+def gives_label(images: ImageSet) -> np.ndarray:
+    """Return (n,) bool: whose labels a fit would use; none of a row that the source calls unlabeled."""
     words = np.array(images.split or ("",) * len(images))
-    return np.where(words == "unlabeled", -1, images.labels)
+    return images.labeled & (words != "unlabeled")
 
 
 def pool_rows(images: ImageSet, readable: list[int], spent: set[str], *, labels_ignored: bool) -> list[int]:
@@ -118,23 +123,31 @@ def pool_rows(images: ImageSet, readable: list[int], spent: set[str], *, labels_
         spent: ids that the run trained, validated or tested on with labels, or dropped.
         labels_ignored: whether rows with a label count as unlabeled.
     """
-    labels = given_labels(images)
+    labeled = gives_label(images)
     return [
         row
         for row in readable
         if images.ids[row] not in spent
         and (images.split is None or images.split[row] not in {"val", "test"})
-        and (labels_ignored or labels[row] < 0)
+        and (labels_ignored or not labeled[row])
     ]
 
 
-def write_questions(out: Path, images: ImageSet, rows: list[int], scores: list[float]) -> None:
+def _scores(strategy: str, probs: Tensor, ids: Sequence[str], seed: int, *, several: bool) -> Tensor:
+    """Score images; of several labels, as the mean over classes of the score of its yes or no."""
+    score = STRATEGIES[strategy].score
+    if not several:
+        return score(probs, ids, seed)
+    return torch.stack([score(torch.stack([p, 1 - p], 1), ids, seed) for p in probs.unbind(1)]).mean(0)
+
+
+def write_questions(out: Path, images: ImageSet, rows: list[int], scores: list[float], column: str) -> None:
     """Write the CSV atomically; `--labels` reads it once its label column is filled in, wholly or partly."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(COLUMNS)
+            table.writerow([*COLUMNS, column])
             for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1):
                 table.writerow([rank, images.ids[row], images.paths[row], f"{score:.6f}", ""])
 
@@ -152,4 +165,4 @@ def render(result: dict[str, Any]) -> str:
         lines.append(f"Set aside: {len(result['problems'])} images or rows (--json names them).")
     files = [word for file in result["label_files"] for word in ("--labels", file)]
     command = shlex.join(["eke", "fit", result["source"], *files])
-    return "\n".join([*lines, "", f"Fill in the column label of {result['out']}, then: {command}"])
+    return "\n".join([*lines, "", f"Fill in the last column of {result['out']}, then: {command}"])

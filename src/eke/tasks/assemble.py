@@ -30,8 +30,8 @@ class Pools(NamedTuple):
     card: ModelCard
     pixels: Pixels
     labeled: list[int]
-    labels: list[int]
-    """Class of each labeled image."""
+    labels: list[int] | list[list[int]]
+    """Class of each labeled image; of several labels K of 0 and 1 each."""
     unlabeled: list[int]
     device: torch.device
 
@@ -64,6 +64,12 @@ def assemble(options: TrainingOptions, pools: Pools) -> Assembly:
     assert options.steps is not None, "a time budget becomes steps before training"
     kind = METHODS[options.method["name"]]
     attention = options.attention if isinstance(options, FitOptions) else AttentionOptions()
+    if pools.card.several and not getattr(kind, "several_labels", False):
+        fitting = ", ".join(name for name, each in METHODS.items() if getattr(each, "several_labels", False))
+        raise ConfigError(
+            f"{options.method['name']} gives every image one class, and these may have several. Choose one of "
+            f"{fitting}; or pretrain, which reads no label."
+        )
     network = new_network(pools.card, options.seed)
     notes = (start_from(network, pools.card, Path(options.init) / "model"),) if options.init else ()
     setting = Setting(

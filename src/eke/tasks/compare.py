@@ -11,15 +11,15 @@ from eke.engine.journal import RunFolder
 from eke.engine.predict import Predictions
 from eke.engine.processes import choose_device
 from eke.errors import ConfigError, DataError, did_you_mean
-from eke.metrics.classification import accuracy_parts
+from eke.metrics.multilabel import mean_average_precision_samples
 from eke.metrics.statistics import Paired, compare_samples, holm
 from eke.progress import Progress, silent
 from eke.report.compare import compare_page
-from eke.report.content import CompareReport, Comparison, Pairing
+from eke.report.content import METRICS, CompareReport, Comparison, Pairing
 from eke.report.page import write_page
 from eke.report.words import star_in_words, survives
 from eke.tasks.baseline import baseline_options, train_baseline_of
-from eke.tasks.measure import difference
+from eke.tasks.measure import ONE_LABEL, difference, metrics_of
 from eke.tasks.options import FitOptions
 from eke.tasks.prepare import prepare
 from eke.tasks.report import curves_of, figures_of, paired
@@ -39,8 +39,8 @@ def compare(
         progress: shows the training.
 
     Returns:
-        rows (figures of each), differences (accuracy, p, `p_holm` corrected by Holm's method over all of them, and
-        whether the difference `survives` that) and the page's path.
+        rows (figures of each), differences (of accuracy or mAP, p, `p_holm` corrected by Holm's method over all of
+        them, and whether the difference `survives` that) and the page's path.
 
     Raises:
         ConfigError: fewer than two runs, or `test` is unknown.
@@ -69,8 +69,9 @@ def compare(
     if any(split not in results["evaluations"] for results in results_of.values()):
         raise DataError("These runs have no common test or validation images, so there is nothing to compare.")
     predictions = {name: Predictions.load(folder.predictions(split)) for name, folder in named.items()}
+    metrics = metrics_of(next(iter(results_of.values()))["evaluations"][split])
     measure = on_the_same_images if test == "paired" else on_images_of_their_own
-    comparisons = [Comparison(a, b, "accuracy", measure(predictions[a], predictions[b])) for a, b in pairs]
+    comparisons = [Comparison(a, b, metrics[0], measure(predictions[a], predictions[b], metrics[0])) for a, b in pairs]
     report = CompareReport(
         title=f"{len(named)} runs compared",
         command=shlex.join(
@@ -91,9 +92,10 @@ def compare(
         "page": str(out),
         "split": split,
         "test": test,
+        "metric": metrics[0],
         "rows": [
             {"run": name, **{k: r[k] for k in ("method", "labels", "steps", "images_through_network")}}
-            | {metric: r["evaluations"][split][metric] for metric in ("accuracy", "macro_f1", "calibration_error")}
+            | {metric: r["evaluations"][split][metric] for metric in metrics}
             for name, r in results_of.items()
         ],
         "differences": [
@@ -110,8 +112,8 @@ def compare(
     }
 
 
-def on_the_same_images(a: Predictions, b: Predictions) -> Paired:
-    """Return the difference in accuracy, image by image.
+def on_the_same_images(a: Predictions, b: Predictions, metric: str) -> Paired:
+    """Return the difference in a metric, image by image.
 
     Raises:
         DataError: the images differ.
@@ -121,12 +123,20 @@ def on_the_same_images(a: Predictions, b: Predictions) -> Paired:
             "These runs were measured on different images, so they cannot be compared image by image. Compare them "
             "with --test unpaired, or evaluate both on the same --test source."
         )
-    return paired(difference(a, b)["accuracy"])
+    return paired(difference(a, b)[metric])
 
 
-def on_images_of_their_own(a: Predictions, b: Predictions) -> Paired:
-    """Return the difference in accuracy, each run's images taken for draws of their own."""
-    return compare_samples(accuracy_parts(a.probs, a.labels), accuracy_parts(b.probs, b.labels))
+def on_images_of_their_own(a: Predictions, b: Predictions, metric: str) -> Paired:
+    """Return the difference in a metric, each run's images taken for draws of their own.
+
+    Raises:
+        DataError: the labels are of another kind, or of other classes.
+    """
+    if a.labels.shape[1:] != b.labels.shape[1:] or a.probs.shape[1:] != b.probs.shape[1:]:
+        raise DataError("The two runs do not have the same classes, or labels of one kind, so nothing compares them.")
+    if a.several:
+        return compare_samples(*mean_average_precision_samples((a.probs, a.labels), (b.probs, b.labels)))
+    return compare_samples(*(ONE_LABEL[metric](each)[0] for each in (a, b)))
 
 
 def _counted(predictions: Iterable[Predictions]) -> str:
@@ -146,16 +156,16 @@ def equal_images_baseline(folder: RunFolder, results: dict[str, Any], progress: 
 
 def render(compared: dict[str, Any]) -> str:
     """Lay a comparison out as text."""
-    width = max(len(row["run"]) for row in compared["rows"])
-    lines = [f"{'run':<{width}}  {'labels':>6}  {'images seen':>12}  {compared['split']} accuracy"]
+    width, metric = max(len(row["run"]) for row in compared["rows"]), METRICS[compared["metric"]].words
+    lines = [f"{'run':<{width}}  {'labels':>6}  {'images seen':>12}  {compared['split']} {metric}"]
     for row in compared["rows"]:
-        accuracy = "{value:.1f} [{low:.1f}, {high:.1f}] %".format(
-            **{end: 100 * row["accuracy"][end] for end in ("value", "low", "high")}
+        figure = "{value:.1f} [{low:.1f}, {high:.1f}] %".format(
+            **{end: 100 * row[compared["metric"]][end] for end in ("value", "low", "high")}
         )
         images = f"{row['images_through_network']:,}"
-        lines.append(f"{row['run']:<{width}}  {row['labels']['total']:>6}  {images:>12}  {accuracy}")
+        lines.append(f"{row['run']:<{width}}  {row['labels']['total']:>6}  {images:>12}  {figure}")
     where = "the same images" if compared["test"] == "paired" else "each run on images of its own"
-    lines += ["", f"Differences in accuracy (points), {where}"]
+    lines += ["", f"Differences in {metric} (points), {where}"]
     for each in compared["differences"]:
         value, low, high = (100 * each[end] for end in ("value", "low", "high"))
         word = "cannot tell" if not each["survives"] else "better *" if value > 0 else "worse *"

@@ -70,6 +70,12 @@ class Diagnosis:
     """Images of each part: train, val, test, as far as they exist; train includes the unlabeled ones."""
     counts: dict[str, dict[str, int]]
     """Labeled images of each class, for each part."""
+    n_unlabeled: int
+    """Training images without a label."""
+    n_several: int
+    """Images with more than one label."""
+    n_boxes: int | None
+    """Boxes around objects; None where the source draws none."""
     imbalance: float | None
     """Largest / smallest class of the labeled training images; None without labels."""
     n_groups: int | None
@@ -165,8 +171,7 @@ def _some(names: Sequence[str]) -> str:
 def render(diagnosis: Diagnosis) -> str:
     """Return the diagnosis as plain text."""
     parts = ", ".join(f"{n:,} {part}" for part, n in diagnosis.n_images.items())
-    n_unlabeled = diagnosis.n_images.get("train", 0) - sum(diagnosis.counts.get("train", {}).values())
-    unlabeled = f"; {n_unlabeled:,} train images have no label" if n_unlabeled else ""
+    unlabeled = f"; {diagnosis.n_unlabeled:,} train images have no label" if diagnosis.n_unlabeled else ""
     pixels = diagnosis.pixels
     sizes = ", ".join(f"{size} ({n:,})" for size, n in list(pixels.sizes.items())[:SHOWN])
     more = f" and {pixels.n_sizes - SHOWN} more sizes" if pixels.n_sizes > SHOWN else ""
@@ -176,6 +181,10 @@ def render(diagnosis: Diagnosis) -> str:
         f"sizes   {sizes}{more}; smallest {pixels.smallest}, largest {pixels.largest}",
         "modes   " + ", ".join(f"{mode} ({n:,})" for mode, n in pixels.modes.items()),
     ]
+    if diagnosis.n_several:
+        lines.append(f"several {diagnosis.n_several:,} images have more than one label")
+    if diagnosis.n_boxes is not None:
+        lines.append(f"boxes   {diagnosis.n_boxes:,}")
     if pixels.n_rotated:
         lines.append(f"EXIF    {pixels.n_rotated:,} image(s) are turned upright")
     if diagnosis.n_groups is not None:

@@ -34,6 +34,9 @@ class _Entry(NamedTuple):
     id: str
     path: str
     word: str
+    """Its label, or its labels in one text."""
+    names: tuple[str, ...]
+    """Each of its labels; one empty text where it has none."""
     part: str
     group: str
 
@@ -77,6 +80,9 @@ def diagnose(
         test=test,
         n_images={part: n for part in PARTS if (n := sum(entry.part == part for entry in entries))},
         counts=counts,
+        n_unlabeled=sum(entry.part == "train" and not entry.word for entry in entries),
+        n_several=sum(len(entry.names) > 1 for entry in entries),
+        n_boxes=sum(map(len, images.boxes)) if images.boxes is not None else None,
         imbalance=imbalance,
         n_groups=len(set(images.groups)) if images.groups else None,
         pixels=pixels,
@@ -93,20 +99,21 @@ def diagnose(
 
 
 def _entries(image_set: ImageSet, *, is_test: bool) -> list[_Entry]:
-    names = (*image_set.classes, "")  # the last one is that of label -1
     parts = ("test",) * len(image_set) if is_test else image_set.split or ("",) * len(image_set)
+    words = ["" if part == "unlabeled" else image_set.label_words(row) or "" for row, part in enumerate(parts)]
+    names = [(image_set.label_names(row) or (word,)) if word else ("",) for row, word in enumerate(words)]
     groups = image_set.groups or ("",) * len(image_set)
-    rows = zip(image_set.ids, image_set.paths, image_set.labels.tolist(), parts, groups, strict=True)
+    rows = zip(image_set.ids, image_set.paths, words, names, parts, groups, strict=True)
     return [
-        _Entry(name, path, names[label], part if part in {"val", "test"} else "train", group)
-        for name, path, label, part, group in rows
+        _Entry(identity, path, word, each, part if part in {"val", "test"} else "train", group)
+        for identity, path, word, each, part, group in rows
     ]
 
 
 def _counts(entries: Sequence[_Entry], classes: Sequence[str]) -> dict[str, dict[str, int]]:
-    found = Counter((entry.part, entry.word) for entry in entries)
+    found = Counter((entry.part, name) for entry in entries for name in entry.names)
     parts = [part for part in PARTS if any(entry.part == part for entry in entries)]
-    names = [*classes, *sorted({entry.word for entry in entries} - {*classes, ""})]
+    names = [*classes, *sorted({name for entry in entries for name in entry.names} - {*classes, ""})]
     return {part: {name: found[part, name] for name in names} for part in parts}
 
 
@@ -158,12 +165,13 @@ def _doubts(images: ImageSet, predictions: Predictions) -> list[Doubt]:
     """Find labels that a run doubts, by confident learning (Northcutt, Jiang, Chuang 2021).
 
     A class counts as predicted if its probability reaches the mean that images with that label get.
-    An image whose most probable such class is not its label is doubtful; the widest margin comes first.
+    An image whose most probable such class is not its label is doubtful; the widest margin comes first. Nothing is
+    said of images with several labels.
     """
     place = {name: row for row, name in enumerate(images.ids)}
     known = [(at, place[name]) for at, name in enumerate(predictions.ids.tolist()) if name in place]
-    known = [(at, row) for at, row in known if images.labels[row] >= 0]
-    if not known:
+    known = [(at, row) for at, row in known if images.labeled[row]]
+    if not known or images.several:
         return []
     probs = predictions.probs[[at for at, _ in known]].astype(np.float64)
     rows = np.array([row for _, row in known])

@@ -92,7 +92,7 @@ def explain(
     with progress("explaining", len(chosen)) as advance:
         for start in range(0, len(chosen), BATCH):
             batch = chosen[start : start + BATCH]
-            subjects = [Subject(images.ids[row], images.paths[row], label_of(images, row)) for row in batch]
+            subjects = [Subject(images.ids[row], images.paths[row], images.label_words(row)) for row in batch]
             explanations = kind.explain(cache.read(batch), subjects)
             for number, (subject, explained) in enumerate(zip(subjects, explanations, strict=True), start + 1):
                 stem = f"{number:03d}-{safe_name(subject.path)}"
@@ -148,12 +148,14 @@ def with_known_labels(
     """
     kept, problems = [], []
     for row in rows:
-        label = label_of(images, row)
+        label = images.label_words(row)
         if label is not None and all(label in classes for classes in known):
             kept.append(row)
             continue
         detail = "it has no label" if label is None else f"the network knows no class {label!r}"
-        remedy = "Label it, or leave out --class true."
+        if images.several and label is not None:
+            detail = f"its label is not one class: {label}"
+        remedy = "Label it, name a class (--class cat), or leave out --class true."
         problems.append({"path": images.paths[row], "kind": "unlabeled", "detail": detail, "remedy": remedy})
     if problems and not kept:
         path, detail = problems[0]["path"], problems[0]["detail"]
@@ -162,11 +164,6 @@ def with_known_labels(
             f"can be explained: {path}: {detail}. Use --class predicted or the name of a class."
         )
     return kept, problems
-
-
-def label_of(images: ImageSet, row: int) -> str | None:
-    """Return the name of an image's class, or None where it is not labeled."""
-    return images.classes[images.labels[row]] if images.labels[row] >= 0 else None
 
 
 def safe_name(path: str) -> str:

@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images).logits.softmax(1)
+        return self.network.kind.probabilities(self.network(images).logits)
 
 
 def export(run: Path, format_: str, out: Path | None) -> dict[str, Any]:

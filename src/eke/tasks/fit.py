@@ -14,10 +14,12 @@ from eke.engine.processes import choose_device, processes
 from eke.errors import CheckpointError, ConfigError
 from eke.files import write_json
 from eke.progress import Progress, silent
+from eke.report.content import METRICS
 from eke.tasks.agreement_gain import measure_gain
 from eke.tasks.baseline import train_baseline
 from eke.tasks.budget import calibrate
-from eke.tasks.measure import METRICS, difference
+from eke.tasks.localize import Located, box_lines, difference_of_boxes
+from eke.tasks.measure import difference, metrics_of
 from eke.tasks.options import FitOptions, Kind, RunOptions
 from eke.tasks.prepare import Material, prepare
 from eke.tasks.report import write_report
@@ -137,10 +139,15 @@ def conclude(options: FitOptions, folder: RunFolder, baseline: RunFolder | None,
         for name in material.evaluated()
         if baseline.predictions(name).exists()
     }
-    kept = ("method", "model", "steps", "labels", "images_through_network", "evaluations")
+    kept = ("method", "model", "steps", "labels", "images_through_network", "evaluations", "boxes")
     named = options.baseline != "auto"
     results["baseline"] = {"run": str(baseline.path), "named": named, **{key: other[key] for key in kept}}
     results["difference"] = differences
+    results["boxes_difference"] = {
+        name: difference_of_boxes(Located.load(folder.boxes(name)), Located.load(baseline.boxes(name)))
+        for name in results["boxes"]
+        if baseline.boxes(name).exists()
+    }
     results["agreement_by_image"] = measure_gain(options, folder, material)
     write_json(folder.results, results)
     return results
@@ -161,6 +168,8 @@ def render(results: dict[str, Any]) -> str:
         lines.append("Nothing was measured: there are neither test nor validation images. Name some with --test.")
     elif "test" not in shown:
         lines += ["", "No test images were named (--test SOURCE), so there are no test figures."]
+    for part in shown[:1]:
+        lines += box_lines(results, part)
     lines += [f"Note: {note}" for note in results["notes"]]
     problems = results["problems"]
     if problems:
@@ -174,18 +183,18 @@ def _table(results: dict[str, Any], part: str) -> list[str]:
     baseline = results.get("baseline")
     if baseline and part in baseline["evaluations"]:
         rows.append((f"{baseline['method']} (baseline)", baseline["evaluations"][part]))
-    heads = {"accuracy": "accuracy", "macro_f1": "macro F1", "calibration_error": "calibration error"}
+    metrics = metrics_of(rows[0][1])
     width = max(24, *(len(name) + 1 for name, _ in rows))
     head = f"{part} ({rows[0][1]['n']:,} images)"
-    lines = [head.ljust(width + 2) + "".join(f"{each:<24}" for each in heads.values())]
+    lines = [head.ljust(width + 2) + "".join(f"{METRICS[each].words:<24}" for each in metrics)]
     for name, figures in rows:
-        cells = "".join(f"{_cell(figures[metric]):<24}" for metric in METRICS)
+        cells = "".join(f"{_cell(figures[metric]):<24}" for metric in metrics)
         lines.append(f"  {name:<{width}}{cells}")
     compared = results.get("difference", {}).get(part)
     if compared and baseline:
-        cells = "".join(f"{_cell(compared[metric], '+'):<24}" for metric in METRICS)
+        cells = "".join(f"{_cell(compared[metric], '+'):<24}" for metric in metrics)
         lines.append(f"  {'difference':<{width}}{cells}")
-        lines += ["", _verdict(results["method"], compared["accuracy"], part, baseline)]
+        lines += ["", _verdict(results["method"], metrics[0], compared[metrics[0]], part, baseline)]
     return lines
 
 
@@ -194,14 +203,17 @@ def _cell(interval: dict[str, float], sign: str = "") -> str:
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}] %"
 
 
-def _verdict(method: str, compared: dict[str, Any], part: str, baseline: dict[str, Any]) -> str:
+def _verdict(method: str, metric: str, compared: dict[str, Any], part: str, baseline: dict[str, Any]) -> str:
     named = baseline["named"]
     if not compared["decided"]:
         what = f"it is better than {baseline['run']}" if named else "the unlabeled images helped"
         return f"Cannot tell whether {what}: the interval of the difference contains 0."
-    change = "more" if compared["value"] > 0 else "fewer"
+    more, fewer = ("more", "fewer") if metric == "accuracy" else ("higher", "lower")
+    change = more if compared["value"] > 0 else fewer
     other = baseline["run"] if named else "the supervised baseline with equal labels and steps"
+    n_points, sure = f"{abs(100 * compared['value']):.1f} points", f"(p = {compared['p']:.2g}; one seed each)"
+    if metric == "accuracy":
+        return f"{method} gets {n_points} {change} of the {part} images right than {other} {sure}."
     return (
-        f"{method} gets {abs(100 * compared['value']):.1f} points {change} of the {part} images right than {other} "
-        f"(p = {compared['p']:.2g}; one seed each)."
+        f"The {METRICS[metric].words} of {method} on {part} images is {n_points} {change} than that of {other} {sure}."
     )

@@ -17,6 +17,7 @@ from eke.tasks.ask import ask
 from eke.tasks.assemble import images_per_step
 from eke.tasks.fit import fit
 from eke.tasks.grid_data import TableData, hash_file, read_known, write_known
+from eke.tasks.measure import metrics_of
 from eke.tasks.options import FitOptions, PretrainOptions, resolve, resolve_pretrain
 from eke.tasks.pretrain import pretrain
 from eke.tasks.probe import probe
@@ -179,10 +180,24 @@ class Train:
         figures["train_seconds"] = _train_seconds(folder)
         if "evaluations" in results:
             figures["labels"] = results["labels"]["total"]
-            figures["accuracy"] = results["evaluations"]["test"]["accuracy"]["value"]
+            measured = results["evaluations"]["test"]
+            names = metrics_of(measured)
+            figures |= {name: measured[name]["value"] for name in names}
             if "validation" in results["evaluations"]:
-                figures["validation"] = results["evaluations"]["validation"]["accuracy"]["value"]
+                figures["validation"] = results["evaluations"]["validation"][names[0]]["value"]
+            figures |= _overlaps(results["boxes"].get("test", {}))
         return figures
+
+
+def _overlaps(boxes: Mapping[str, Any]) -> dict[str, float]:
+    """Return the mean overlap of maps and boxes, of recognized and of all labeled pairs, the latter also of chance."""
+    figures = {}
+    for group, name in (("true_positives", "overlap"), ("labeled", "overlap_labeled")):
+        if boxes and "map" in boxes[group]:
+            figures[name] = boxes[group]["map"]["overlap"]["value"]
+    if figures:
+        figures |= {f"overlap_{who}": boxes["labeled"][who]["overlap"]["value"] for who in ("center", "random")}
+    return figures
 
 
 def _train_seconds(folder: RunFolder) -> float:

@@ -12,11 +12,11 @@ from eke.tasks.fit import fit
 from eke.tasks.options import FitOptions, PretrainOptions, resolve
 
 Stop = Literal["agreement", "labels", "last"]
-"""Which weights count: of the highest agreement on held-out images, of the best validation accuracy, or the last."""
+"""Which weights count: of the highest agreement on held-out images, of the best validation figure, or the last."""
 
 STOPS: Mapping[str, Mapping[str, Any]] = {
     "agreement": {"keep": "attention", "patience": 3},
-    "labels": {"keep": "accuracy", "patience": 3},
+    "labels": {"keep": "labels", "patience": 3},
     "last": {"keep": "last"},
 }
 

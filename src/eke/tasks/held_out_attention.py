@@ -140,7 +140,7 @@ def _look(network: Network, images: HeldOut, options: AttentionOptions) -> tuple
 @torch.no_grad()
 def _probability(network: Network, images: Tensor, classes: Tensor) -> Tensor:
     """Return (N,) on the CPU."""
-    return network(images).logits.float().softmax(1).gather(1, classes[:, None])[:, 0].cpu()
+    return network.kind.probabilities(network(images).logits).gather(1, classes[:, None])[:, 0].cpu()
 
 
 def attention_notes(lines: list[dict[str, Any]], n_steps: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Which weights of a run count: the last, or those of its best evaluation; and when no better one is waited for."""
 
+import math
 from typing import Any, NamedTuple
 
 from safetensors.torch import load, save
@@ -10,8 +11,8 @@ from eke.files import write_atomic
 from eke.models.network import Network
 from eke.tasks.options import EvaluateOptions
 
-FIGURES = {"accuracy": "accuracy", "attention": "attention_agreement"}
-"""What `evaluate.keep` compares -> its name in the journal; the higher, the better."""
+FIGURES = {"labels": ("accuracy", "mean_average_precision"), "attention": ("attention_agreement",)}
+"""What `evaluate.keep` compares -> its names in the journal, of which an evaluation has one; the higher, the better."""
 
 
 class Best(NamedTuple):
@@ -43,9 +44,10 @@ def best_of(lines: list[dict[str, Any]], keep: str) -> Best | None:
     evaluations = [line for line in lines if "evaluation" in line]
     if not evaluations:
         return None
-    figure = FIGURES[keep]
-    place = max(range(len(evaluations)), key=lambda i: (evaluations[i][figure], -i))
-    return Best(evaluations[place]["step"], evaluations[place][figure], len(evaluations) - 1 - place)
+    figure = next(name for name in FIGURES[keep] if name in evaluations[0])
+    values = [-math.inf if line[figure] is None else line[figure] for line in evaluations]
+    place = max(range(len(values)), key=lambda i: (values[i], -i))
+    return Best(evaluations[place]["step"], values[place], len(values) - 1 - place)
 
 
 def keep_if_best(folder: RunFolder, options: EvaluateOptions, network: Network, step: int) -> bool:
@@ -77,6 +79,8 @@ def kept_notes(best: Best | None, options: EvaluateOptions) -> list[str]:
     if best is None:
         return []
     chosen = (
-        "accuracy, so that its validation figure is too high" if options.keep == "accuracy" else "agreement of maps"
+        "validation labels, so that its validation figure is too high"
+        if options.keep == "labels"
+        else "agreement of maps"
     )
     return [f"The weights of step {best.step:,} count: of all evaluations, the best by {chosen}."]

@@ -35,10 +35,7 @@ def look_report(results: dict[str, Any], runs: Sequence[tuple[str, Path]], mater
     part, device = material.part(measured["part"]), material.pools.device
     rows = part.rows[:N_SHOWN]
     pixels = part.pixels.read(rows).cpu()
-    subjects = [
-        Subject(part.images.ids[row], part.images.paths[row], part.images.classes[part.images.labels[row]])
-        for row in rows
-    ]
+    subjects = [Subject(part.images.ids[row], part.images.paths[row], part.images.label_words(row)) for row in rows]
     view = augmented_views(pixels, [subject.id for subject in subjects])
     contenders = [Contender(run, *load_classifier(run / "model", device)) for _, run in runs]
     sheets = []

@@ -64,16 +64,16 @@ class EvaluateOptions(Options):
     """Steps between evaluations on validation; default: ten of them over the run."""
     log_every_steps: int = Field(20, ge=1)
     """Steps whose mean makes one line of steps.jsonl; the device is read only then."""
-    keep: Literal["last", "accuracy", "attention"] = "last"
-    """Weights that count: the last; those of the best validation accuracy; or, without a label, those whose maps of
-    validation images agree most."""
+    keep: Literal["last", "labels", "attention"] = "last"
+    """Weights that count: the last; those of the best validation accuracy (of several labels: mAP); or, without a
+    label, those whose maps of validation images agree most."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations without a better one; default: at the last step."""
 
     @model_validator(mode="after")
     def _waits_for_something(self) -> Self:
         if self.patience is not None and self.keep == "last":
-            raise ValueError("patience waits for a better evaluation: set keep to accuracy or attention")
+            raise ValueError("patience waits for a better evaluation: set keep to labels or attention")
         return self
 
     def determines(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """From options to everything a run trains and is measured on: images, split, pixels, classes."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from eke.data.splits import DataOptions, Split, make_pool, make_split
 from eke.engine.model_files import ModelCard, read_card
 from eke.engine.predict import Predictions, predict_probs
 from eke.errors import ConfigError, DataError
+from eke.models.network import Network
 from eke.progress import Progress, silent
 from eke.tasks.assemble import Pools
 from eke.tasks.options import RunOptions, learns_classes
@@ -33,6 +34,8 @@ class Part:
     images: ImageSet
     pixels: Pixels
     rows: list[int]
+    affine: Tensor
+    """(n, 2, 3): pixel-edge coordinates of each image as its file holds it to those of its pixels here."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,12 @@ class Material:
     split: Split
     pools: Pools
     validation: list[int]
+    affine: Tensor
+    """Of `images`, as of `Part`."""
     test: Part | None
     truth: Tensor
-    """(n_unlabeled,) int64: the source's own classes of the pool, -1 where unknown. For diagnostics only."""
+    """(n_unlabeled,), of several labels (n_unlabeled, K), int64: the source's own classes of the pool, -1 where
+    unknown. For diagnostics only."""
     problems: list[dict[str, str]]
 
     @property
@@ -62,15 +68,17 @@ class Material:
         """Return validation or test."""
         if name == "test" and self.test:
             return self.test
-        return Part(self.images, self.pools.pixels, self.validation)
+        return Part(self.images, self.pools.pixels, self.validation, self.affine)
 
-    def predict(self, network: torch.nn.Module, name: str, progress: Progress = silent) -> Predictions:
-        """Predict validation or test."""
+    def predict(
+        self, network: Network, name: str, thresholds: Sequence[float] = (), progress: Progress = silent
+    ) -> Predictions:
+        """Predict validation or test; `thresholds` (K,) are those of images with several labels, by default 0.5."""
         part = self.part(name)
         with progress(f"predicting {name}", len(part.rows)) as advance:
             probs = predict_probs(network, part.pixels.read, part.rows, self.pools.device, advance)
         ids = np.array([part.images.ids[row] for row in part.rows])
-        return Predictions(ids, part.images.labels[part.rows], probs.numpy())
+        return Predictions(ids, part.images.labels[part.rows], probs.numpy(), np.array(thresholds))
 
 
 def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Material:
@@ -91,14 +99,14 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
 
     images = opened(options.source, options.labels)
     if options.data.val_source:
-        images = with_validation(images, with_classes(opened(options.data.val_source), images.classes))
+        images = with_validation(images, _like(images, opened(options.data.val_source)))
     pool: frozenset[str] | None = None
     if options.data.unlabeled_source:
         others = opened(options.data.unlabeled_source)
         images, pool = with_unlabeled(images, others), frozenset(others.ids)
     tests = opened(options.test) if options.test else None
     if tests is not None and (images.classes or learns_classes(options)):
-        tests = with_classes(tests, images.classes)
+        tests = _like(images, tests)
     split = divide(images, tests, options, pool)  # refuses before anything is decoded
 
     size, channels = working_form(images, options.data)
@@ -118,6 +126,7 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
     card = ModelCard(
         model=options.model,
         classes=images.classes if learns_classes(options) else (),
+        several=images.several and learns_classes(options),
         channels=channels,
         size=size,
         fit=options.data.fit,
@@ -130,16 +139,21 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
         test, test_problems = _test_part(tests, split, card, device, progress)
         problems += test_problems
     elif split.test:
-        test = Part(images, pixels, readable(split.test))
+        test = Part(images, pixels, readable(split.test), cache.affine)
     return Material(
         images=images,
         split=split,
         pools=Pools(card, pixels, labeled, images.labels[labeled].tolist(), unlabeled, device),
         validation=validation,
+        affine=cache.affine,
         test=test,
         truth=torch.as_tensor(images.labels[unlabeled], dtype=torch.int64).to(device),
         problems=problems,
     )
+
+
+def _like(images: ImageSet, others: ImageSet) -> ImageSet:
+    return with_classes(others, images.classes, several=images.several)
 
 
 def divide(images: ImageSet, tests: ImageSet | None, options: RunOptions, pool: Collection[str] | None = None) -> Split:
@@ -168,7 +182,7 @@ def split_readable(
     """
     labels = images.labels.copy()
     labels[[problem.row for problem in cache.problems]] = -1
-    lost = [problem for problem in cache.problems if images.labels[problem.row] >= 0]
+    lost = [problem for problem in cache.problems if images.labeled[problem.row]]
     images = replace(images, labels=labels)
     try:
         return images, divide(images, tests, options, pool)
@@ -193,7 +207,8 @@ def _test_part(
     cache = open_cache(tests, card.size, card.channels, card.fit, progress)
     bad = {problem.row for problem in cache.problems}
     rows = [int(row) for row in tests.positions(split.test) if int(row) not in bad]
-    return Part(tests, cache.resident(device), rows), [vars(p) for p in tests.problems] + cache_problems(cache)
+    part = Part(tests, cache.resident(device), rows, cache.affine)
+    return part, [vars(p) for p in tests.problems] + cache_problems(cache)
 
 
 def open_cache(images: ImageSet, size: tuple[int, int], channels: int, fit: str, progress: Progress) -> PixelCache:

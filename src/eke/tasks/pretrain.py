@@ -104,7 +104,7 @@ def train_without_labels(
 
 
 def look_at(network: torch.nn.Module, material: Material) -> dict[str, float]:
-    """Measure the spread of embeddings over the pool and, where labels are known, kNN accuracy on validation."""
+    """Measure the spread of embeddings over the pool and, of images with one label, kNN accuracy on validation."""
     pools = material.pools
     sample = pools.unlabeled[:: max(1, len(pools.unlabeled) // POOL_SAMPLE)]
 
@@ -113,7 +113,7 @@ def look_at(network: torch.nn.Module, material: Material) -> dict[str, float]:
 
     spread = embedded(sample)
     figures = {"embedding_std": float(embedding_std(spread)), "effective_rank": float(effective_rank(spread))}
-    if material.validation and pools.labeled:
+    if material.validation and pools.labeled and not material.images.several:
         bank = torch.as_tensor(pools.labels)
         probs = knn_probs(embedded(material.validation), embedded(pools.labeled), bank, len(material.images.classes))
         truth = torch.as_tensor(material.images.labels[material.validation])

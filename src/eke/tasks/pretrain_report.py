@@ -13,7 +13,7 @@ from eke.progress import Progress, silent
 from eke.report.content import Figures, Problem
 from eke.report.page import write_page
 from eke.report.pretrain import PretrainReport, pretrain_page
-from eke.tasks.measure import METRICS
+from eke.tasks.measure import metrics_of
 from eke.tasks.options import PretrainOptions
 from eke.tasks.prepare import Material, prepare
 from eke.tasks.probe import PROBES
@@ -82,6 +82,6 @@ def _probed(folder: RunFolder) -> dict[str, Any]:
     rows = []
     for kind, figures in probed["probes"].items():
         for weights in ("trained", "untrained"):
-            accuracy, macro_f1, error = (interval(figures[weights][metric]) for metric in METRICS)
-            rows.append(Figures(f"{PROBES[kind]}, {weights}", accuracy, macro_f1, error))
+            measured = {metric: interval(figures[weights][metric]) for metric in metrics_of(figures[weights])}
+            rows.append(Figures(f"{PROBES[kind]}, {weights}", measured))
     return {"probes": rows, "measured": f"{probed['n']:,} {probed['part']} images"}

@@ -91,6 +91,11 @@ def probe(run: Path, options: FitOptions, out: Path | None = None, progress: Pro
     network, card = load_model(RunFolder(run).model, device)
     require_form(options.data, card, run)
     material = prepare(options, device, progress)
+    if material.images.several:
+        raise ConfigError(
+            f"A probe sorts images into classes, and those of {options.source} may have several. Measure what the run "
+            f"is good for by training from it: eke fit {options.source} --init {run}."
+        )
     if not material.evaluated():
         raise ConfigError(
             "There are neither test nor validation images to measure on. Name test images with --test SOURCE, or "

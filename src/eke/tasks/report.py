@@ -24,6 +24,7 @@ from eke.report.charts import Curve
 from eke.report.content import (
     Budget,
     ClassExamples,
+    ClassFigures,
     CurveChart,
     Differences,
     EmbeddingMap,
@@ -43,7 +44,7 @@ from eke.report.run import run_page
 from eke.tasks.activation_maps import N_CHANNELS, activations, default_layers
 from eke.tasks.assemble import make_stream
 from eke.tasks.look_report import look_report
-from eke.tasks.measure import METRICS
+from eke.tasks.measure import metric_of_run, metrics_of
 from eke.tasks.options import FitOptions, RunOptions, TrainingOptions
 from eke.tasks.prepare import Material, prepare
 
@@ -126,13 +127,13 @@ def repeat_command(command: str, options: RunOptions, run: Path) -> str:
 def figures_of(name: str, results: dict[str, Any], split: str, note: str = "") -> Figures:
     """Return one row of a table of figures from a run's results."""
     evaluated = results["evaluations"].get(split)
-    intervals = {metric: interval(evaluated[metric]) if evaluated else None for metric in METRICS}
+    values = {metric: interval(evaluated[metric]) for metric in metrics_of(evaluated)} if evaluated else {}
     return Figures(
         name,
+        values,
         labels=results["labels"]["total"],
         images=results["images_through_network"],
         note=note,
-        **intervals,
     )
 
 
@@ -151,14 +152,18 @@ def _differences(results: dict[str, Any], split: str) -> Iterator[Differences]:
     if compared:
         other = results["baseline"]
         against = other["run"] if other["named"] else "the supervised baseline"
-        yield Differences(against, **{metric: paired(compared[metric]) for metric in METRICS})
+        yield Differences(against, {metric: paired(compared[metric]) for metric in metrics_of(compared)})
 
 
 def curves_of(lines: dict[str, list[dict[str, Any]]]) -> list[CurveChart]:
-    """Make the charts of several journals: validation accuracy and loss."""
-    accuracy = [curve_of(name, rows, "accuracy", lambda row: "evaluation" in row) for name, rows in lines.items()]
+    """Make the charts of several journals: accuracy or mAP on validation, and loss."""
     loss = [curve_of(name, rows, "loss", lambda row: "loss" in row) for name, rows in lines.items()]
-    charts = [CurveChart("Validation accuracy", accuracy, rate=True), CurveChart("Training loss", loss)]
+    charts = []
+    for metric, title in ((metric_of_run(several=False), "accuracy"), (metric_of_run(several=True), "mAP")):
+        curves = [curve_of(name, rows, metric, lambda row, key=metric: key in row) for name, rows in lines.items()]
+        if any(len(curve.steps) for curve in curves):
+            charts.append(CurveChart(f"Validation {title}", curves, rate=True))
+    charts.append(CurveChart("Training loss", loss))
     for name, rows in lines.items():
         looked = [row for row in rows if "attention_agreement" in row]
         parts = {
@@ -217,6 +222,19 @@ def view_sheet(options: TrainingOptions, material: Material) -> tuple[list[str],
     ]
 
 
+def _surest(predictions: Predictions) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
+    """Return what each image is taken for, how surely, and whether that is wrong, (n,) each.
+
+    Of several labels: the likeliest of the wrongly predicted classes, or where there is none the likeliest of all.
+    """
+    if not predictions.several:
+        predicted = predictions.probs.argmax(1)
+        return predicted, predictions.probs.max(1), predicted != predictions.labels
+    wrong = predictions.predicted & (predictions.labels == 0)
+    shown = np.where(wrong, 1 + predictions.probs, predictions.probs).argmax(1)
+    return shown, predictions.probs[np.arange(len(shown)), shown], wrong.any(1)
+
+
 class Evaluated:
     """The evaluated images with what the network took them for; an image is named by its place among them."""
 
@@ -226,15 +244,14 @@ class Evaluated:
         self.device = material.pools.device
         self.probs = predictions.probs
         self.labels = predictions.labels
-        self.predicted = predictions.probs.argmax(1)
-        self.confidence = predictions.probs.max(1)
+        self.several = predictions.several
+        self.predicted, self.confidence, self.wrong = _surest(predictions)
         place = {self.part.images.ids[row]: row for row in self.part.rows}
         self.rows = [place[identity] for identity in predictions.ids.tolist()]
 
-    @property
-    def wrong(self) -> NDArray[np.bool_]:
-        """(n,) whether the network took it for another class."""
-        return np.asarray(self.predicted != self.labels)
+    def true(self, i: int) -> str:
+        """Name the class or the classes of one image."""
+        return str(self.part.images.label_words(self.rows[i]))
 
     def picture(self, i: int) -> Image:
         """Return one image."""
@@ -246,7 +263,7 @@ class Evaluated:
         return [
             Mistake(
                 image=self.picture(i),
-                true=self.classes[self.labels[i]],
+                true=self.true(i),
                 predicted=self.classes[self.predicted[i]],
                 confidence=float(self.confidence[i]),
                 path=self.part.images.paths[self.rows[i]],
@@ -258,6 +275,24 @@ class Evaluated:
 def _with_images(report: RunReport, folder: RunFolder, shown: Evaluated, seed: int, progress: Progress) -> RunReport:
     """Add what the evaluated images show: confusions, calibration, mistakes, examples, embeddings, layers."""
     network, _ = load_model(folder.model, shown.device)
+    if shown.several:
+        figures = folder.read(folder.results)["evaluations"][report.split]["per_class"]
+        return replace(
+            report,
+            class_figures=[
+                ClassFigures(
+                    row["class"],
+                    row["n"],
+                    row["n_predicted"],
+                    _nan(row["average_precision"]),
+                    _nan(row["f1"]),
+                    row["threshold"],
+                )
+                for row in figures
+            ],
+            mistakes=shown.mistakes(shown.wrong, N_MISTAKES),
+            layers=_layer_report(network, shown),
+        )
     confusion = confusion_matrix(shown.predicted, shown.labels, len(shown.classes))
     under, over = _examples(shown, confusion)
     return replace(
@@ -307,7 +342,7 @@ def _layer_report(network: Network, shown: Evaluated) -> LayerReport | None:
     return LayerReport(
         image=shown.picture(i),
         path=shown.part.images.paths[shown.rows[i]],
-        true=shown.classes[shown.labels[i]],
+        true=shown.true(i),
         predicted=shown.classes[shown.predicted[i]],
         rows=explained.rows,
     )

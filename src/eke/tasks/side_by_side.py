@@ -87,7 +87,7 @@ def decide(
     Returns:
         The explained classes (N,) int64 on the device, and both in words.
     """
-    probs = network(as_input(images)).logits.float().softmax(1)
+    probs = network.kind.probabilities(network(as_input(images)).logits)
     predicted = probs.argmax(1).tolist()
     classes = predicted
     if wanted != PREDICTED:

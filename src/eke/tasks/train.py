@@ -17,12 +17,15 @@ from eke.engine.model_files import save_model
 from eke.engine.predict import predict_probs
 from eke.errors import InterruptedRunError
 from eke.files import write_json
+from eke.metrics.multilabel import DEFAULT_THRESHOLD, best_thresholds
 from eke.models.backbones import resolve_name
+from eke.models.network import Network
 from eke.progress import Progress
 from eke.tasks.assemble import Assembly, assemble, images_per_step, training_steps
 from eke.tasks.held_out_attention import attention_notes, box_notes, consistency, held_out, measure_attention
 from eke.tasks.keep import keep_if_best, kept_notes, require_figure, take_kept
-from eke.tasks.measure import measure
+from eke.tasks.localize import measure_boxes
+from eke.tasks.measure import main_figure, measure, metric_of_run
 from eke.tasks.options import FitOptions, TrainingOptions
 from eke.tasks.prepare import Material
 
@@ -140,7 +143,7 @@ def known_truth(report: StepReport, truth: Tensor) -> dict[str, Tensor]:
 
     Args:
         report: of one step.
-        truth: (n_unlabeled,) classes of the pool, -1 where unknown.
+        truth: (n_unlabeled,) classes of the pool, or (n_unlabeled, K) of several labels; -1 where unknown.
     """
     pseudo = report.result.pseudo
     if pseudo is None:
@@ -152,12 +155,12 @@ def known_truth(report: StepReport, truth: Tensor) -> dict[str, Tensor]:
 
 
 def evaluate_during(journal: Journal, assembly: Assembly, material: Material, step: int) -> None:
-    """Note the accuracy on validation, and whether attention follows its images; test images are not touched."""
+    """Note accuracy or mAP on validation, and whether attention follows its images; test images are not touched."""
     if collectives.rank() == 0 and material.validation:
         network = assembly.average.module
         predictions = material.predict(network, "validation")
-        accuracy = float((predictions.probs.argmax(1) == predictions.labels).mean())
-        figures, options = {"accuracy": accuracy}, assembly.attention
+        metric = metric_of_run(several=predictions.several)
+        figures, options = {metric: main_figure(predictions)}, assembly.attention
         if options is not None:
             images, own = held_out(material, "validation"), getattr(assembly.method, "held_out_figures", None)
             pixels = images.pixels.to(material.pools.device).float().div(255)
@@ -171,12 +174,15 @@ def finish(
     """Save the model, read validation and test once, and write predictions and results after so many `steps`."""
     card, network = material.pools.card, assembly.average.module
     best = take_kept(folder, options.evaluate, network)
-    save_model(folder.model, network, card)
+    thresholds = choose_thresholds(network, material)
+    save_model(folder.model, network, card.model_copy(update={"thresholds": thresholds}))
     evaluations: dict[str, Any] = {}
-    for name in material.evaluated():
-        predictions = material.predict(network, name, progress)
+    predicted = {name: material.predict(network, name, thresholds, progress) for name in material.evaluated()}
+    for name, predictions in predicted.items():
         predictions.save(folder.predictions(name))
         evaluations[name] = measure(predictions, card.classes)
+    looked_at = assembly.attention.layer[0] if assembly.attention and assembly.attention.layer else None
+    boxes = measure_boxes(network, material, predicted, looked_at, folder, progress)
     attention = measure_attention(network, assembly.attention, material)
     write_json(folder.environment, describe_environment(material.pools.device))
     write_json(
@@ -193,11 +199,14 @@ def finish(
             "evaluations": evaluations,
             "pool": pool_distribution(network, material, options.seed),
             "attention": attention,
+            "boxes": boxes,
             "classes": list(card.classes),
+            "several": card.several,
             "notes": [
                 *assembly.notes,
                 *material.split.notes,
                 *group_notes(material),
+                *threshold_notes(material),
                 *kept_notes(best, options.evaluate),
                 *attention_notes(folder.lines(), steps),
                 *box_notes(attention),
@@ -205,6 +214,33 @@ def finish(
             "problems": material.problems,
         },
     )
+
+
+def choose_thresholds(network: Network, material: Material) -> tuple[float, ...]:
+    """Choose the probability from which each class is predicted, by F1 on validation; 0.5 without validation.
+
+    Returns:
+        (K,) of images with several labels, else none.
+    """
+    card = material.pools.card
+    if not card.several:
+        return ()
+    if not material.validation:
+        return (DEFAULT_THRESHOLD,) * len(card.classes)
+    predictions = material.predict(network, "validation")
+    return tuple(best_thresholds(predictions.probs, predictions.labels).tolist())
+
+
+def threshold_notes(material: Material) -> list[str]:
+    """Say how the classes of images with several labels were decided."""
+    if not material.pools.card.several:
+        return []
+    if not material.validation:
+        return [f"There are no validation images: every class is predicted from a probability of {DEFAULT_THRESHOLD}."]
+    return [
+        f"Each class is predicted from the probability that gives the best F1 on {len(material.validation):,} "
+        "validation images, whose own F1 is therefore too high."
+    ]
 
 
 def group_notes(material: Material) -> list[str]:
@@ -221,14 +257,16 @@ def group_notes(material: Material) -> list[str]:
     return notes
 
 
-def pool_distribution(network: torch.nn.Module, material: Material, seed: int) -> dict[str, Any] | None:
+def pool_distribution(network: Network, material: Material, seed: int) -> dict[str, Any] | None:
     """Count predicted classes over a sample of the unlabeled pool, beside the labels' own distribution.
+
+    None without a pool, and of images with several labels.
 
     Of K classes max(2000, 25 K) images are predicted, or the whole pool where it holds fewer: with 25 images of a class
     its count is within 40 % of what it should be in 19 of 20 cases.
     """
     pools = material.pools
-    if not pools.unlabeled:
+    if not pools.unlabeled or pools.card.several:
         return None
     n = max(POOL_SAMPLE, POOL_SAMPLE_PER_CLASS * len(pools.card.classes))
     order = torch.randperm(len(pools.unlabeled), generator=torch.Generator().manual_seed(seed))[:n]
