@@ -400,17 +400,26 @@ def compare(
         list[Path], typer.Argument(metavar="RUN...", help="Run folders; one alone is compared with its baseline.")
     ],
     out: Annotated[Path, typer.Option("--out", help="HTML page to write.")] = Path("compare.html"),
+    test: Annotated[
+        str,
+        typer.Option(
+            "--test", help="paired, on the same images; or unpaired, where the runs were measured on different ones."
+        ),
+    ] = "paired",
     equal_images: Annotated[
         bool,
         typer.Option("--equal-images", help="Add supervised baselines that see as many images as each run did."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Lay runs side by side: figures with intervals, paired differences, curves in one chart."""
+    """Lay runs side by side: figures with intervals, differences, curves in one chart.
+
+    A star marks what survives Holm's correction for all the differences shown.
+    """
     from eke.tasks.compare import compare as run_compare
     from eke.tasks.compare import render
 
-    figures = run_compare(runs, out, equal_images=equal_images, progress=_progress())
+    figures = run_compare(runs, out, test=test, equal_images=equal_images, progress=_progress())
     _print_json(figures) if as_json else print(render(figures))
 
 

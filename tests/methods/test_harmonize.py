@@ -6,14 +6,24 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from tiny_problem import make_batch, make_method, make_setting
 from torch import Tensor, nn
 
+from eke.augment.geometry import View, identity
+from eke.augment.presets import PRESETS
 from eke.config import parse
 from eke.errors import ConfigError
+from eke.explain.guided import guided_relus
+from eke.explain.harmony import harmony
+from eke.losses.correlation import pearson
 from eke.methods.harmonize import Harmonize
 from eke.methods.terms import AttentionOptions
-from eke.models.network import Network
+from eke.models.backbones import build_network
+from eke.models.network import ModelOptions, Network
+from eke.models.norm import running_statistics
+from eke.tasks.assemble import chosen_views
+from eke.tasks.options import resolve
 
 
 class Relus(Network):
@@ -128,6 +138,64 @@ def test_every_matching_and_measure_trains(matching: str, measure: str) -> None:
     assert method.network.body[0].weight.grad.any()
 
 
+def test_without_noise_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = make_batch("harmonize", 0)
+    without = make(noise=0.0)(batch).loss
+    method = make()
+    with running_statistics(method.network):
+        found = harmony(method.network, batch.u["original"].pixels, "3", correlation=pearson)
+    assert without.item() == -found.similarity.mean().item()  # to the last bit
+    monkeypatch.setattr("eke.methods.harmonize.rng", lambda *_: pytest.fail("drawn"))
+    make()(batch)
+
+
+@pytest.mark.parametrize("matching", ["guided_mask", "guided_pooled"])
+def test_noise_is_a_function_of_seed_and_step(matching: str) -> None:
+    batch, later = make_batch("harmonize", 0), make_batch("harmonize", 0)._replace(step=1)
+    method = make(noise=0.5, matching=matching)
+    first = method(batch).loss.item()
+    torch.manual_seed(99)  # the default generator has no part in it
+    assert method(batch).loss.item() == first == make(noise=0.5, matching=matching)(batch).loss.item()
+    others = [make(matching=matching)(batch), method(later), make(noise=0.6, matching=matching)(batch)]
+    method.seed += 1
+    others.append(method(batch))
+    assert first not in {each.loss.item() for each in others}
+    images = batch.u["original"].pixels
+    method.network.eval()
+    quiet = make(matching=matching)
+    figures = [each.held_out_figures(each.network.eval(), images) for each in (method, quiet)]
+    assert figures[0] == figures[1]
+
+
+def test_noise_is_normal_and_every_images_own() -> None:
+    noise = make(noise=0.5)._noise(7)
+    assert noise is not None
+    sizes = torch.arange(1, 41)[:, None, None]
+    maps = torch.rand(40, 30, 30, generator=torch.Generator().manual_seed(1)).double() * sizes
+    once, twice = ((noise(maps) - maps) / maps.std((1, 2), correction=0, keepdim=True) for _ in range(2))
+    for drawn in (once, twice):
+        assert stats.kstest(drawn.flatten().numpy() / 0.5, "norm").pvalue > 1e-3
+        between = torch.corrcoef(drawn.flatten(1))
+        assert (between - torch.eye(40)).abs().max() < 5 / 30  # 780 pairs, each about N(0, 1 / 900)
+    assert abs(float(torch.corrcoef(torch.stack([once.flatten(), twice.flatten()]))[0, 1])) < 0.03
+
+
+def test_processes_share_the_noise_of_the_global_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = torch.rand(6, 4, 4, dtype=torch.float64)
+
+    def noisy(its: Tensor) -> Tensor:
+        noise = make(noise=0.5)._noise(3)
+        assert noise is not None
+        return noise(its)
+
+    whole = noisy(maps)
+    for where in ("eke.methods.harmonize.world_size", "eke.collectives.world_size"):
+        monkeypatch.setattr(where, lambda: 2)
+    for number, part in enumerate(maps.chunk(2)):
+        monkeypatch.setattr("eke.collectives.rank", lambda number=number: number)
+        assert torch.equal(noisy(part), whole.chunk(2)[number])
+
+
 def test_held_out_images_are_measured_in_blocks() -> None:
     method = make()
     images = torch.rand(19, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -138,9 +206,64 @@ def test_held_out_images_are_measured_in_blocks() -> None:
     assert all(parameter.grad is None for parameter in method.parameters())
 
 
+@pytest.mark.parametrize(
+    ("method", "rate", "labeled", "views"),
+    [
+        ("supervised/pascal", 1e-3, 4, {"weak": "pascal"}),
+        ("supervised/clips", 1e-3, 12, {"weak": "weak"}),
+        ("harmonize", 1e-5, 4, {"weak": "flip", "original": "flip"}),
+        ("harmonize/pascal", 1e-3, 4, {"weak": "pascal", "original": "pascal"}),
+    ],
+)
+def test_presets_are_section_4_2(method: str, rate: float, labeled: int, views: dict[str, str]) -> None:
+    options = resolve(method, {"source": "digits"})
+    optim = options.optim
+    assert (optim.name, optim.lr, optim.weight_decay, optim.schedule) == ("adamw", rate, 0, "constant")
+    assert (optim.momentum, optim.warmup_steps, optim.ema_decay) == (0.9, 0, 0)
+    assert (options.batch.labeled, options.batch.mu) == (labeled, 1)
+    plan = chosen_views(options)
+    assert {**plan.labeled, **plan.unlabeled} == views
+    assert set(views.values()) <= set(PRESETS)
+
+
 def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(ConfigError, match="no layer '33'"):
         make(layer="33")
     setting = make_setting()._replace(attention=AttentionOptions(weight=1.0, layer=("0",)))
     with pytest.raises(ConfigError, match="another loss"):
         Harmonize(Harmonize.Config(), make_method("fixmatch").network, setting)
+
+
+@pytest.mark.slow
+def test_inception_v3_is_harmonized_and_its_functional_relus_are_guided() -> None:
+    """It has no ReLU modules: swapping modules, as others do, leaves the plain gradient."""
+    size = (299, 299)
+    colors = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    network = build_network(
+        ModelOptions(name="torchvision/inception_v3"), n_classes=4, channels=3, size=size, seed=0, **colors
+    )
+    assert not any(isinstance(module, nn.ReLU) for module in network.modules())
+    setting = make_setting()._replace(image_shape=(3, *size), embedding_width=network.width)
+    method = Harmonize(parse(Harmonize.Config, {}), network, setting).train()
+    pixels = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    view = View(pixels, identity(1, size), torch.ones(1, *size, dtype=torch.bool))
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4, weight_decay=0)
+    losses = []
+    for step in range(3):
+        batch = make_batch("harmonize", step)._replace(u={"original": view})
+        loss = method(batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(torch.isfinite(each.grad).all() for each in method.parameters() if each.grad is not None)
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(map(math.isfinite, losses))
+    assert len(set(losses)) == 3
+
+    x = pixels.clone().requires_grad_()
+    with guided_relus() as relus:
+        score = network.eval()(x).logits.amax(1)
+    guided = relus.gradient(score, x, create_graph=False)
+    (plain,) = torch.autograd.grad(network(x).logits.amax(), x)
+    assert guided.abs().sum() > 0
+    assert F.cosine_similarity(guided.flatten(), plain.flatten(), dim=0) < 0.9

@@ -7,15 +7,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import metrics as sk
 
 from eke.errors import ConfigError, DataError
+from eke.metrics import statistics
 from eke.metrics.multilabel import (
     average_precision,
     best_thresholds,
     f1_scores,
     macro_f1_parts,
+    mean_average_precision_samples,
     micro_f1_parts,
     predictions,
 )
-from eke.metrics.statistics import bootstrap, compare_images
+from eke.metrics.statistics import bootstrap, compare_images, pooled_bootstrap
 
 
 def drawn(n=120, k=6, seed=0, n_levels=12, rate=0.3):
@@ -233,3 +235,24 @@ def test_wrong_thresholds_are_refused():
             f1_scores(probs, targets, thresholds)
     with pytest.raises(ConfigError, match="not a number"):
         f1_scores(probs, targets, [0.5] * 5 + [math.nan])
+
+
+def test_samples_of_their_own_images_are_pooled_as_in_a_loop():
+    generator = np.random.default_rng(0)
+    sizes = (30, 20)
+    samples = [(generator.random((n, 3)).round(1), generator.integers(0, 2, (n, 3))) for n in sizes]
+    parts = mean_average_precision_samples(*samples)
+    observed = [average_precision(*each).mean for each in samples]
+    np.testing.assert_allclose([each.value() for each in parts], observed)
+    probs, targets = (np.concatenate(each) for each in zip(*samples, strict=True))
+    counts = [
+        np.concatenate(list(statistics._draw_counts(50, 100, 3, n_drawn=n, stream=f"pooled {side}")))
+        for side, n in zip("ab", sizes, strict=True)
+    ]
+    reached = 0
+    for drawn in zip(*counts, strict=True):
+        rows = [np.repeat(np.arange(50), each.astype(int)) for each in drawn]
+        a, b = (average_precision(probs[each], targets[each]).mean for each in rows)
+        reached += abs(a - b) >= abs(observed[0] - observed[1]) - 1e-12
+    assert pooled_bootstrap(*parts, n_resamples=100, seed=3) == (1 + reached) / 101
+    assert 1 < reached < 100

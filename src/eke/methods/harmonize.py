@@ -10,6 +10,15 @@
     combined:   loss = L_S + lambda_a L_A,   L_S = mean_b CE(y_b, f(x_b))
     alternated: loss = L_S in even steps, L_A in odd ones
 
+Section 6 wishes for "a stochastic process in the computation of the attention consistency", which may let maps overlap
+that do not. That is the option `noise`: in training, and only there, Gaussian noise of `noise` standard deviations of a
+map is added
+- to the map that makes the mask, G or the enlarged Grad-CAM, before eq. 6 (guided_mask, gradcam_mask): now and then the
+  mask lets a place through that the map does not mark, and Grad-CAM of the masked image may find it;
+- where there is no mask, to both maps that are compared, on their common grid (gradcam_upsampled, guided_pooled): maps
+  that share no place then share some by chance.
+Whether it helps such images is said by the gain by original agreement in the report of `eke harmonize`.
+
 The other ways of matching resolution and the other measures of the ablation (section 5) are the options `matching` and
 `correlation`; formulas and code of all of them are in `eke.explain.harmony` and `eke.losses.correlation`.
 
@@ -19,7 +28,7 @@ Deviations:
 2. P multiplies the normalized image, 0 being the mean color (paper: the image; authors' code: as here).
 3. Unlabeled images are normalized with running statistics, which stay as they are (authors' code; paper: silent).
 4. The fine-tuning rate is 1e-5 (authors' scripts: 1e-6 to 8e-6; paper: 1e-3 for all training), with AdamW without decay
-   for Adam. Views are mirrored; the paper's further augmentations are a matter of its data.
+   for Adam. Views are mirrored only. Preset `pascal` has the paper's rate, and its views for PASCAL VOC.
 5. combined: lambda_a = 1 (paper: not given; authors' scripts: 2 to 8).
 """
 
@@ -30,15 +39,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from eke.config import Options
+from eke.collectives import local_slice, world_size
+from eke.config import Options, merge
 from eke.data.stream import Batch, ViewPlan
 from eke.errors import ConfigError
-from eke.explain.harmony import Harmony, harmony
+from eke.explain.harmony import Harmony, Noise, harmony, with_noise
 from eke.losses.correlation import CORRELATIONS
 from eke.methods.contract import Setting, StepResult
+from eke.methods.recipes import PASCAL_ADAM
 from eke.methods.terms import AttentionOptions, AttentionTerm
 from eke.models.network import Network, layers
 from eke.models.norm import running_statistics
+from eke.randomness import rng
 
 HELD_OUT_BLOCK = 16
 """Images whose explanations are compared at once where they are only measured."""
@@ -61,23 +73,17 @@ class HarmonizeConfig(Options):
     """Of eq. 6."""
     mask_gradient: bool = True
     """Whether the gradient flows through the mask, too (authors' code); false is cheaper."""
+    noise: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Noise of the map that makes the mask, or else of both maps, in its standard deviations; in training only."""
 
 
 class Harmonize(nn.Module):
     """Two explanations of one decision are made to agree."""
 
     Config: ClassVar[type[Options]] = HarmonizeConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "batch": {"labeled": 4, "mu": 1},
-        "optim": {
-            "name": "adamw",
-            "lr": 1e-5,
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "schedule": "constant",
-            "warmup_steps": 0,
-            "ema_decay": 0.0,
-        },
+    recipe: ClassVar[Mapping[str, Any]] = merge(PASCAL_ADAM, {"optim": {"lr": 1e-5}})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "pascal": {"optim": {"lr": 1e-3}, "views": {"weak": "pascal", "original": "pascal"}},
     }
     several_labels: ClassVar[bool] = True
     views: ClassVar[ViewPlan] = ViewPlan(labeled={"weak": "flip"}, unlabeled={"original": "flip"})
@@ -88,13 +94,11 @@ class Harmonize(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
+        self.seed = setting.seed
         if setting.attention.weight > 0:
             raise ConfigError("attention.weight is another loss than this method's. Leave it out.")
         size = setting.image_shape[1:]
-        known = layers(network, size)
-        if not known:
-            raise ConfigError(f"At {size[0]}x{size[1]} pixels no layer gives a map. Train with a larger data.size.")
-        self.layer = config.layer or known[-1]
+        self.layer = explained_layer(network, config, size)
         # names what is looked at, and refuses a layer that there is not; its loss is not used
         looked_at = AttentionOptions(weight=1.0, layer=(self.layer,))
         self.attention = AttentionTerm(looked_at, network, size, setting.total_steps)
@@ -110,7 +114,8 @@ class Harmonize(nn.Module):
             terms["loss_x"] = loss_x.detach()
         if harmonizes:
             with running_statistics(self.network):
-                found = self._compare(self.network, batch.u["original"].pixels)
+                noise = self._noise(batch.step)
+                found = compare(self.network, batch.u["original"].pixels, self.config, self.layer, noise)
             loss_a = -found.similarity.mean()
             losses.append(self.config.lambda_a * loss_a if strategy == "combined" else loss_a)
             losses.append(0 * found.logits.sum())  # several processes want a gradient for every weight, the biases too
@@ -131,20 +136,61 @@ class Harmonize(nn.Module):
         Returns:
             attention_agreement and attention_flat_rate, means over images.
         """
-        found = [self._compare(network, part) for part in images.split(HELD_OUT_BLOCK)]
-        similarity, flat = (
-            torch.cat(each) for each in zip(*((f.similarity.detach(), f.flat) for f in found), strict=True)
-        )
+        similarity, flat = agreement_by_image(network, images, self.config, self.layer)
         return {"attention_agreement": float(similarity.mean()), "attention_flat_rate": float(flat.float().mean())}
 
-    def _compare(self, network: Network, images: Tensor) -> Harmony:
-        config = self.config
-        return harmony(
-            network,
-            images,
-            self.layer,
-            correlation=CORRELATIONS[config.correlation],
-            matching=config.matching,
-            sigma=config.sigma,
-            mask_gradient=config.mask_gradient,
-        )
+    def _noise(self, step: int) -> Noise | None:
+        """Return what adds this step's noise to maps; it is drawn for the global batch, so that N processes add one."""
+        if self.config.noise == 0:
+            return None
+        generator = rng(self.seed, step, "harmonize noise")
+
+        def noise(maps: Tensor) -> Tensor:
+            draws = torch.randn(world_size() * len(maps), *maps.shape[1:], generator=generator)
+            return with_noise(maps, local_slice(draws).to(maps.device), self.config.noise)
+
+        return noise
+
+
+def explained_layer(network: Network, config: HarmonizeConfig, size: tuple[int, int]) -> str:
+    """Return the layer whose Grad-CAM is taken.
+
+    Raises:
+        ConfigError: none gives a map of images of `size`.
+    """
+    known = layers(network, size)
+    if not known:
+        raise ConfigError(f"At {size[0]}x{size[1]} pixels no layer gives a map. Train with a larger data.size.")
+    return config.layer or known[-1]
+
+
+def agreement_by_image(network: Network, images: Tensor, config: HarmonizeConfig, layer: str) -> tuple[Tensor, Tensor]:
+    """Return how far the two explanations of each image agree (N,), without noise, and whether one is flat (N,) bool.
+
+    Args:
+        network: in evaluation mode.
+        images: (N, C, H, W), floats in [0, 1].
+        config: says how they are compared.
+        layer: whose Grad-CAM is taken.
+
+    Returns:
+        Both on the CPU, not differentiable.
+    """
+    found = [compare(network, part, config, layer) for part in images.split(HELD_OUT_BLOCK)]
+    return torch.cat([each.similarity.detach() for each in found]).cpu(), torch.cat([each.flat for each in found]).cpu()
+
+
+def compare(
+    network: Network, images: Tensor, config: HarmonizeConfig, layer: str, noise: Noise | None = None
+) -> Harmony:
+    """Compare the explanations of images as the options say."""
+    return harmony(
+        network,
+        images,
+        layer,
+        correlation=CORRELATIONS[config.correlation],
+        matching=config.matching,
+        sigma=config.sigma,
+        mask_gradient=config.mask_gradient,
+        noise=noise,
+    )

@@ -14,6 +14,9 @@ from eke.report.page import Sheet
 from eke.report.pictures import Image
 from eke.report.projection import Projection
 
+Pairing = Literal["paired", "unpaired"]
+"""Whether two runs are compared on the same images, or each on its own."""
+
 
 class Metric(NamedTuple):
     """What is measured."""
@@ -283,6 +286,37 @@ class KeptRow(NamedTuple):
     """Whether the map is not seen to be better than the box; False where there are too few images to say."""
 
 
+class Quarter(NamedTuple):
+    """A quarter of the images, by the agreement of their explanations before."""
+
+    n: int
+    low: float
+    high: float
+    """Ends of the agreement before."""
+    before: float
+    after: float
+    """Mean agreements."""
+    gain: Interval
+
+
+@dataclass(frozen=True)
+class AgreementGain:
+    """What harmonizing changed in the agreement of both explanations, image by image."""
+
+    n_flat: int
+    """Images of which a map is flat, which are left out."""
+    before: NDArray[np.float64]
+    """(N,) in [-1, 1]."""
+    after: NDArray[np.float64]
+    """(N,) likewise."""
+    gain: Interval
+    """Mean of after less before."""
+    gained_rate: float
+    """Share of the images that agree more than before."""
+    quarters: Sequence[Quarter]
+    """From the lowest agreement before to the highest."""
+
+
 @dataclass(frozen=True)
 class LookReport:
     """Where a network looks that was trained to look consistently, on held-out images."""
@@ -300,6 +334,8 @@ class LookReport:
     """The baseline, where there is one, and the run, for a few images and each layer."""
     explanations: Sequence[Sheet] = ()
     """Of a run whose explanations were harmonized: both of them, before and after."""
+    agreement_gain: AgreementGain | None = None
+    """Of such a run, where there are images enough."""
 
 
 class BoxRow(NamedTuple):
@@ -392,7 +428,7 @@ class RunReport:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One paired difference, `name` minus `against`."""
+    """One difference, `name` minus `against`."""
 
     name: str
     against: str
@@ -417,3 +453,5 @@ class CompareReport:
     level: float = 0.95
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    test: Pairing = "paired"
+    """How the differences were tested."""
