@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from eke.errors import ConfigError
 from eke.explain.cam import class_activation, grad_cam
 from eke.explain.guided import guided_relus
-from eke.explain.harmony import MATCHINGS, all_cells, harmony, mean_correlation, soft_mask
+from eke.explain.harmony import MATCHINGS, all_cells, harmony, mean_correlation, soft_mask, with_noise
 from eke.losses.correlation import CORRELATIONS, cross_correlation, pearson, squashed
 from eke.models.backbones import build_network
 from eke.models.network import ModelOptions, Network
@@ -110,20 +110,20 @@ def slow_pooled(map_, grid):
     return torch.stack(cells).view(*grid)
 
 
-def slow_maps(network, image, layer, matching, sigma="std", mask=None):
+def slow_maps(network, image, layer, matching, sigma="std", mask=None, noise=lambda map_: map_):
     """Algorithm 1 and section 5 for one image: (first, second, mask); a given `mask` is a constant."""
     axes = [1] * (image.ndim - 1)
     x = (image - network.mean.view(-1, *axes)) / network.std.view(-1, *axes)
     one = written_out(network, x)
     cam, magnitude = one[layer], one["guided"].abs().sum(0)
     if matching == "gradcam_upsampled":
-        return slow_enlarged(cam, magnitude.shape), magnitude, None
+        return noise(slow_enlarged(cam, magnitude.shape)), noise(magnitude), None
     if matching == "guided_pooled":
-        return cam, slow_pooled(magnitude, cam.shape), None
+        return noise(cam), noise(slow_pooled(magnitude, cam.shape)), None
     if matching == "guided_mask":
-        mask = slow_logistic(magnitude, sigma, 8) if mask is None else mask
+        mask = slow_logistic(noise(magnitude), sigma, 8) if mask is None else mask
         return cam, written_out(network, mask * x, one["label"])[layer], mask
-    mask = slow_logistic(slow_enlarged(cam, magnitude.shape), sigma, 32) if mask is None else mask
+    mask = slow_logistic(noise(slow_enlarged(cam, magnitude.shape)), sigma, 32) if mask is None else mask
     return magnitude, written_out(network, mask * x, one["label"])["guided"].abs().sum(0), mask
 
 
@@ -579,7 +579,7 @@ def test_one_flat_map_of_two_is_enough():
     network.body[2].bias.data.fill_(-0.01)
     network.body[0].bias.data.zero_()
 
-    def dark(look, sigma, mask_gradient):
+    def dark(look, sigma, mask_gradient, noise):
         return look.cam(), look.masked(torch.zeros(3, 8, 12, dtype=torch.float64)).cam()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -589,6 +589,78 @@ def test_one_flat_map_of_two_is_enough():
         turned = harmony(network, images, LATE, correlation=pearson, matching="dark")
     assert got.flat.all()
     assert turned.flat.all()
+
+
+# Noise
+
+
+def drawn(n, shapes, strength):
+    """Return noise with fixed draws for `n` images, as a function of a batch or of image `i`, call by call."""
+    draws = {shape: torch.randn(2, n, *shape, dtype=torch.float64) for shape in shapes}
+
+    def fresh(i=None):
+        calls = iter(range(2))
+
+        def noise(maps):
+            if i is None:
+                return with_noise(maps, draws[tuple(maps.shape[1:])][next(calls)], strength)
+            spread = ((maps - maps.mean()) ** 2).mean() ** 0.5
+            return maps + strength * spread * draws[tuple(maps.shape)][next(calls)][i]
+
+        return noise
+
+    return fresh
+
+
+@pytest.mark.parametrize("n_axes", [2, 3])
+@pytest.mark.parametrize("matching", MATCHINGS)
+def test_noise_enters_the_map_of_the_mask_or_else_both_maps(matching, n_axes):
+    network, images = chain(n_axes)
+    fresh = drawn(3, (SIZES[n_axes], tuple(side // 2 for side in SIZES[n_axes])), 0.7)
+    got = harmony(network, images, LATE, correlation=pearson, matching=matching, noise=fresh())
+    without = harmony(network, images, LATE, correlation=pearson, matching=matching)
+    for i, image in enumerate(images):
+        first, second, _ = slow_maps(network, image, LATE, matching, noise=fresh(i))
+        torch.testing.assert_close(got.first[i], first)
+        torch.testing.assert_close(got.second[i], second)
+    assert not torch.equal(got.second, without.second)
+    assert torch.equal(got.first, without.first) == matching.endswith("_mask")
+    silent = drawn(3, (SIZES[n_axes], tuple(side // 2 for side in SIZES[n_axes])), 0.0)
+    assert torch.equal(
+        harmony(network, images, LATE, correlation=pearson, matching=matching, noise=silent()).similarity,
+        without.similarity,
+    )
+
+
+@pytest.mark.parametrize("matching", MATCHINGS)
+def test_with_fixed_noise_the_gradient_is_that_of_finite_differences(matching):
+    network, images = chain()
+    images.requires_grad_()
+    fresh, wanted = drawn(3, (SIZES[2], (4, 6)), 0.7), [*weights_of(network), images]
+
+    def loss():
+        return loss_of(network, images, LATE, matching=matching, noise=fresh())
+
+    assert_slopes(differentiated(loss(), wanted), loss, wanted)
+
+
+def test_noise_is_in_proportion_to_the_map_and_leaves_flat_maps_alone():
+    maps, draws = torch.randn(4, 5, 6).double(), torch.randn(4, 5, 6).double()
+    maps[1], maps[2] = 0, 3
+    maps.requires_grad_()
+    noisy = with_noise(maps, draws, 0.5)
+    for i in (0, 3):
+        torch.testing.assert_close(noisy[i] - maps[i], 0.5 * maps[i].std(correction=0) * draws[i])
+    assert torch.equal(noisy[1:3], maps[1:3])
+    torch.testing.assert_close(with_noise(1e-9 * maps, draws, 0.5), 1e-9 * noisy)
+    assert torch.isfinite(torch.autograd.grad(noisy.square().sum(), maps)[0]).all()
+    assert with_noise(torch.rand(2, 3, 3).half(), torch.randn(2, 3, 3), 0.5).dtype == torch.float32
+
+
+def test_cells_are_figures_and_have_no_noise(monkeypatch):
+    network, images = chain()
+    monkeypatch.setattr("eke.explain.harmony.with_noise", lambda *_: pytest.fail("noise"))
+    assert len(all_cells(network, images, LATE, {"pearson": pearson})) == len(MATCHINGS)
 
 
 # The mask

@@ -6,14 +6,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from tiny_problem import make_batch, make_method, make_setting
 from torch import Tensor, nn
 
 from eke.config import parse
 from eke.errors import ConfigError
+from eke.explain.harmony import harmony
+from eke.losses.correlation import pearson
 from eke.methods.harmonize import Harmonize
 from eke.methods.terms import AttentionOptions
 from eke.models.network import Network
+from eke.models.norm import running_statistics
 
 
 class Relus(Network):
@@ -126,6 +130,64 @@ def test_every_matching_and_measure_trains(matching: str, measure: str) -> None:
     method(make_batch("harmonize", 0)).loss.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in method.parameters())
     assert method.network.body[0].weight.grad.any()
+
+
+def test_without_noise_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = make_batch("harmonize", 0)
+    without = make(noise=0.0)(batch).loss
+    method = make()
+    with running_statistics(method.network):
+        found = harmony(method.network, batch.u["original"].pixels, "3", correlation=pearson)
+    assert without.item() == -found.similarity.mean().item()  # to the last bit
+    monkeypatch.setattr("eke.methods.harmonize.rng", lambda *_: pytest.fail("drawn"))
+    make()(batch)
+
+
+@pytest.mark.parametrize("matching", ["guided_mask", "guided_pooled"])
+def test_noise_is_a_function_of_seed_and_step(matching: str) -> None:
+    batch, later = make_batch("harmonize", 0), make_batch("harmonize", 0)._replace(step=1)
+    method = make(noise=0.5, matching=matching)
+    first = method(batch).loss.item()
+    torch.manual_seed(99)  # the default generator has no part in it
+    assert method(batch).loss.item() == first == make(noise=0.5, matching=matching)(batch).loss.item()
+    others = [make(matching=matching)(batch), method(later), make(noise=0.6, matching=matching)(batch)]
+    method.seed += 1
+    others.append(method(batch))
+    assert first not in {each.loss.item() for each in others}
+    images = batch.u["original"].pixels
+    method.network.eval()
+    quiet = make(matching=matching)
+    figures = [each.held_out_figures(each.network.eval(), images) for each in (method, quiet)]
+    assert figures[0] == figures[1]
+
+
+def test_noise_is_normal_and_every_images_own() -> None:
+    noise = make(noise=0.5)._noise(7)
+    assert noise is not None
+    sizes = torch.arange(1, 41)[:, None, None]
+    maps = torch.rand(40, 30, 30, generator=torch.Generator().manual_seed(1)).double() * sizes
+    once, twice = ((noise(maps) - maps) / maps.std((1, 2), correction=0, keepdim=True) for _ in range(2))
+    for drawn in (once, twice):
+        assert stats.kstest(drawn.flatten().numpy() / 0.5, "norm").pvalue > 1e-3
+        between = torch.corrcoef(drawn.flatten(1))
+        assert (between - torch.eye(40)).abs().max() < 5 / 30  # 780 pairs, each about N(0, 1 / 900)
+    assert abs(float(torch.corrcoef(torch.stack([once.flatten(), twice.flatten()]))[0, 1])) < 0.03
+
+
+def test_processes_share_the_noise_of_the_global_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = torch.rand(6, 4, 4, dtype=torch.float64)
+
+    def noisy(its: Tensor) -> Tensor:
+        noise = make(noise=0.5)._noise(3)
+        assert noise is not None
+        return noise(its)
+
+    whole = noisy(maps)
+    for where in ("eke.methods.harmonize.world_size", "eke.collectives.world_size"):
+        monkeypatch.setattr(where, lambda: 2)
+    for number, part in enumerate(maps.chunk(2)):
+        monkeypatch.setattr("eke.collectives.rank", lambda number=number: number)
+        assert torch.equal(noisy(part), whole.chunk(2)[number])
 
 
 def test_held_out_images_are_measured_in_blocks() -> None:

@@ -28,7 +28,7 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "comatch": {"tau": 0.5, "graph_tau": 0.4, "da_window": 3, "memory_size": 60},
     "simmatch": {"tau": 0.5, "da_window": 3, "teacher_decay": 0.5},
     "gradcam_consistency": {"layer": ["0", "2"]},
-    "harmonize": {"strategy": "combined", "lambda_a": 0.5},
+    "harmonize": {"strategy": "combined", "lambda_a": 0.5, "noise": 0.5},
     "simclr": {},
     "simsiam": {"projector_width": 32, "predictor_width": 8},
     "byol": {"tau_base": 0.2, "hidden_width": 32, "output_width": 16},

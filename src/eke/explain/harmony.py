@@ -38,6 +38,8 @@ Sigma = Literal["std", "variance", "authors"]
 """What stands for sigma in eq. 6."""
 Correlation = Callable[[Tensor, Tensor], Tensor]
 """Two batches of maps (N, ...) on one grid -> similarity (N,)."""
+Noise = Callable[[Tensor], Tensor]
+"""Maps (N, ...) -> the same maps with noise, for example `with_noise` of fixed draws."""
 
 # The authors' code has fixed steepnesses in the place of 1 / sigma.
 _GUIDED_STEEPNESS, _CAM_STEEPNESS = 8.0, 32.0
@@ -81,6 +83,7 @@ def harmony(
     matching: str = "guided_mask",
     sigma: Sigma = "std",
     mask_gradient: bool = True,
+    noise: Noise | None = None,
 ) -> Harmony:
     """Compare Grad-CAM with guided backpropagation, for the top predicted class of each image.
 
@@ -98,6 +101,9 @@ def harmony(
         sigma: of the mask, see `soft_mask`.
         mask_gradient: whether the mask is differentiated, too; else it is a constant, which is cheaper. Says nothing
             where there is no mask.
+        noise: is called with the map that the mask is made of, or where there is no mask with the first and then with
+            the second of the maps that are compared, and returns them with noise (section 6 asks for "a stochastic
+            process", so that maps may overlap that do not). Everything random is in it.
 
     Returns:
         Similarities and what they are made of.
@@ -109,7 +115,7 @@ def harmony(
     if matching not in MATCHINGS:
         raise ConfigError(f"There is no matching {matching!r}. {did_you_mean(matching, MATCHINGS)}")
     look = _first_look(network, images, layer, trained=True)
-    first, second = MATCHINGS[matching](look, sigma, mask_gradient)
+    first, second = MATCHINGS[matching](look, sigma, mask_gradient, noise or _unchanged)
     return Harmony(correlation(first, second), is_flat(first) | is_flat(second), look.logits, first, second)
 
 
@@ -139,7 +145,7 @@ def all_cells(
     look = _first_look(network, images, layer, trained=False)
     cells: dict[tuple[str, str], Tensor] = {}
     for matching, match in MATCHINGS.items():
-        first, second = match(look, sigma, False)
+        first, second = match(look, sigma, False, _unchanged)
         cells |= {(matching, name): correlation(first, second) for name, correlation in correlations.items()}
     return cells
 
@@ -170,7 +176,31 @@ def mean_correlation(maps: Sequence[Tensor], correlation: Correlation) -> Tensor
     return torch.stack([correlation(a, b) for a, b in combinations(pooled, 2)]).mean(0)
 
 
-def soft_mask(guided: Tensor, sigma: Sigma = "std") -> Tensor:
+def with_noise(maps: Tensor, draws: Tensor, strength: float) -> Tensor:
+    """Add noise to maps, each in proportion to its own spread: A + strength std(A) draws.
+
+    The spread is differentiated, too: a map that grows does not leave the noise behind.
+
+    Args:
+        maps: A, (N, ...).
+        draws: of the same shape, standard normal.
+        strength: standard deviation of the noise in those of the map over its places, as a whole population.
+
+    Returns:
+        Likewise, differentiable, in float32 or better; a flat map has no spread and stays as it is.
+    """
+    maps = widened(maps)
+    variance = maps.var(tuple(range(1, maps.ndim)), correction=0, keepdim=True)
+    std = variance.clamp(min=torch.finfo(variance.dtype).tiny).sqrt()  # the slope of a root is infinite at 0
+    flat = is_flat(maps).view_as(std)
+    return torch.where(flat, maps, maps + strength * std * draws)
+
+
+def _unchanged(maps: Tensor) -> Tensor:
+    return maps
+
+
+def soft_mask(guided: Tensor, sigma: Sigma = "std", noise: Noise = _unchanged) -> Tensor:
     """Make a mask of the pixels that guided backpropagation marks, each image by its own mean and spread (eq. 6).
 
     "std" reads sigma as the standard deviation, so that the mask does not depend on the gradient's size. "variance" is
@@ -182,6 +212,7 @@ def soft_mask(guided: Tensor, sigma: Sigma = "std") -> Tensor:
     Args:
         guided: A_GB, (N, C, H, W) or (N, C, T, H, W), signed.
         sigma: "std", "variance" or "authors"; both spreads are those of the image as a whole population.
+        noise: of A, before its mean and spread are taken.
 
     Returns:
         P, (N, H, W) or (N, T, H, W) in [0, 1], differentiable, in float32 or better; 1/2 where the map is flat.
@@ -189,7 +220,7 @@ def soft_mask(guided: Tensor, sigma: Sigma = "std") -> Tensor:
     Raises:
         ConfigError: sigma is unknown.
     """
-    return _logistic(channel_magnitude(widened(guided), "sum"), sigma, _GUIDED_STEEPNESS)
+    return _logistic(noise(channel_magnitude(widened(guided), "sum")), sigma, _GUIDED_STEEPNESS)
 
 
 def _logistic(evidence: Tensor, sigma: Sigma, steepness: float) -> Tensor:
@@ -254,42 +285,43 @@ class Look:
         return Look(self.network, pixels, self.layer, self.classes, guided=guided, trained=self.trained)
 
 
-def guided_mask(look: Look, sigma: Sigma, mask_gradient: bool) -> tuple[Tensor, Tensor]:
+def guided_mask(look: Look, sigma: Sigma, mask_gradient: bool, noise: Noise) -> tuple[Tensor, Tensor]:
     """Mask by guided backpropagation: Grad-CAM of x, and of P x, both on the layer's grid. The paper's choice."""
-    mask = soft_mask(look.guided(constant=not mask_gradient), sigma)
+    mask = soft_mask(look.guided(constant=not mask_gradient), sigma, noise)
     return look.cam(), look.masked(mask).cam()
 
 
-def gradcam_mask(look: Look, sigma: Sigma, mask_gradient: bool) -> tuple[Tensor, Tensor]:
+def gradcam_mask(look: Look, sigma: Sigma, mask_gradient: bool, noise: Noise) -> tuple[Tensor, Tensor]:
     """Mask by Grad-CAM: magnitudes of guided gradients of x, and of Q x, both on the image's grid.
 
     Q is the mask of eq. 6 with A = A_GC, signed and enlarged to the image; the authors' steepness is 32 here. Guided
     gradients depend on their image only through who is active, unless the network has gates: a gradient through Q is 0.
     """
-    mask = _logistic(_enlarged(look.cam(constant=not mask_gradient), look.pixels), sigma, _CAM_STEEPNESS)
+    evidence = noise(_enlarged(look.cam(constant=not mask_gradient), look.pixels))
+    mask = _logistic(evidence, sigma, _CAM_STEEPNESS)
     again = look.masked(mask, guided=True)
     return channel_magnitude(look.guided(), "sum"), channel_magnitude(again.guided(), "sum")
 
 
-def gradcam_upsampled(look: Look, sigma: Sigma, mask_gradient: bool) -> tuple[Tensor, Tensor]:
+def gradcam_upsampled(look: Look, sigma: Sigma, mask_gradient: bool, noise: Noise) -> tuple[Tensor, Tensor]:
     """Enlarge: Grad-CAM, linearly, and magnitudes of guided gradients, both on the image's grid."""
-    return _enlarged(look.cam(), look.pixels), channel_magnitude(look.guided(), "sum")
+    return noise(_enlarged(look.cam(), look.pixels)), noise(channel_magnitude(look.guided(), "sum"))
 
 
-def guided_pooled(look: Look, sigma: Sigma, mask_gradient: bool) -> tuple[Tensor, Tensor]:
+def guided_pooled(look: Look, sigma: Sigma, mask_gradient: bool, noise: Noise) -> tuple[Tensor, Tensor]:
     """Pool: Grad-CAM, and the highest magnitudes of guided gradients in its cells, both on the layer's grid."""
     cam, magnitude = look.cam(), channel_magnitude(look.guided(), "sum")
     pool = F.adaptive_max_pool2d if cam.ndim == 3 else F.adaptive_max_pool3d
-    return cam, pool(magnitude[:, None], cam.shape[1:]).squeeze(1)
+    return noise(cam), noise(pool(magnitude[:, None], cam.shape[1:]).squeeze(1))
 
 
-MATCHINGS: Mapping[str, Callable[[Look, Sigma, bool], tuple[Tensor, Tensor]]] = {
+MATCHINGS: Mapping[str, Callable[[Look, Sigma, bool, Noise], tuple[Tensor, Tensor]]] = {
     "guided_mask": guided_mask,
     "gradcam_mask": gradcam_mask,
     "gradcam_upsampled": gradcam_upsampled,
     "guided_pooled": guided_pooled,
 }
-"""Name -> the two maps that are compared, on one grid: (look at x, sigma, mask_gradient) -> (first, second)."""
+"""Name -> the two maps that are compared, on one grid: (look at x, sigma, mask_gradient, noise) -> (first, second)."""
 
 
 def _first_look(network: Classifier, images: Tensor, layer: str, *, trained: bool) -> Look:

@@ -10,6 +10,15 @@
     combined:   loss = L_S + lambda_a L_A,   L_S = mean_b CE(y_b, f(x_b))
     alternated: loss = L_S in even steps, L_A in odd ones
 
+Section 6 wishes for "a stochastic process in the computation of the attention consistency", which may let maps overlap
+that do not. That is the option `noise`: in training, and only there, Gaussian noise of `noise` standard deviations of a
+map is added
+- to the map that makes the mask, G or the enlarged Grad-CAM, before eq. 6 (guided_mask, gradcam_mask): now and then the
+  mask lets a place through that the map does not mark, and Grad-CAM of the masked image may find it;
+- where there is no mask, to both maps that are compared, on their common grid (gradcam_upsampled, guided_pooled): maps
+  that share no place then share some by chance.
+Whether it helps such images is said by the gain by original agreement in the report of `eke harmonize`.
+
 The other ways of matching resolution and the other measures of the ablation (section 5) are the options `matching` and
 `correlation`; formulas and code of all of them are in `eke.explain.harmony` and `eke.losses.correlation`.
 
@@ -30,15 +39,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from eke.collectives import local_slice, world_size
 from eke.config import Options
 from eke.data.stream import Batch, ViewPlan
 from eke.errors import ConfigError
-from eke.explain.harmony import Harmony, harmony
+from eke.explain.harmony import Harmony, Noise, harmony, with_noise
 from eke.losses.correlation import CORRELATIONS
 from eke.methods.contract import Setting, StepResult
 from eke.methods.terms import AttentionOptions, AttentionTerm
 from eke.models.network import Network, layers
 from eke.models.norm import running_statistics
+from eke.randomness import rng
 
 HELD_OUT_BLOCK = 16
 """Images whose explanations are compared at once where they are only measured."""
@@ -61,6 +72,8 @@ class HarmonizeConfig(Options):
     """Of eq. 6."""
     mask_gradient: bool = True
     """Whether the gradient flows through the mask, too (authors' code); false is cheaper."""
+    noise: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Noise of the map that makes the mask, or else of both maps, in its standard deviations; in training only."""
 
 
 class Harmonize(nn.Module):
@@ -88,6 +101,7 @@ class Harmonize(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
+        self.seed = setting.seed
         if setting.attention.weight > 0:
             raise ConfigError("attention.weight is another loss than this method's. Leave it out.")
         size = setting.image_shape[1:]
@@ -110,7 +124,7 @@ class Harmonize(nn.Module):
             terms["loss_x"] = loss_x.detach()
         if harmonizes:
             with running_statistics(self.network):
-                found = self._compare(self.network, batch.u["original"].pixels)
+                found = self._compare(self.network, batch.u["original"].pixels, self._noise(batch.step))
             loss_a = -found.similarity.mean()
             losses.append(self.config.lambda_a * loss_a if strategy == "combined" else loss_a)
             losses.append(0 * found.logits.sum())  # several processes want a gradient for every weight, the biases too
@@ -137,7 +151,19 @@ class Harmonize(nn.Module):
         )
         return {"attention_agreement": float(similarity.mean()), "attention_flat_rate": float(flat.float().mean())}
 
-    def _compare(self, network: Network, images: Tensor) -> Harmony:
+    def _noise(self, step: int) -> Noise | None:
+        """Return what adds this step's noise to maps; it is drawn for the global batch, so that N processes add one."""
+        if self.config.noise == 0:
+            return None
+        generator = rng(self.seed, step, "harmonize noise")
+
+        def noise(maps: Tensor) -> Tensor:
+            draws = torch.randn(world_size() * len(maps), *maps.shape[1:], generator=generator)
+            return with_noise(maps, local_slice(draws).to(maps.device), self.config.noise)
+
+        return noise
+
+    def _compare(self, network: Network, images: Tensor, noise: Noise | None = None) -> Harmony:
         config = self.config
         return harmony(
             network,
@@ -147,4 +173,5 @@ class Harmonize(nn.Module):
             matching=config.matching,
             sigma=config.sigma,
             mask_gradient=config.mask_gradient,
+            noise=noise,
         )
