@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from PIL import ImageOps
 
 from eke.augment.distributions import RANDAUGMENT_OPS
-from eke.augment.draws import GEOMETRIC, Op
+from eke.augment.draws import GEOMETRIC, Op, matrices
 from eke.augment.geometry import warp
 from eke.augment.pipeline import BLOCK, PHOTOMETRIC, passes_of
 from eke.augment.presets import PRESETS, Draws, take, to
@@ -237,6 +238,67 @@ def test_crop_rotate_jitter_keeps_three_quarters_and_turns_by_quarters():
     assert (draws.box[:, :2] + draws.box[:, 2:] <= torch.tensor([20, 32])).all()
     assert_uniform(draws.levels[:, 0], [0, 90, 180, 270])
     assert (draws.ops[:, 0] == Op.ROTATE).all()
+
+
+def test_pascal_turns_by_ten_degrees_and_flips_both_ways():
+    draws = PRESETS["pascal"].draw(MANY, 3, (32, 20), rng())
+    assert (draws.ops == Op.ROTATE).all()
+    upside_down = draws.levels[:, 0] > 90
+    angle = draws.levels[:, 0] - 180 * upside_down
+    assert angle.abs().max() <= 10
+    assert_uniform(((angle + 10) / 2).floor().clamp(max=9), range(10))
+    # a mirror and half a turn are a flip top to bottom: all four pairs of flips are equally likely
+    assert_uniform(2 * (draws.flip ^ upside_down) + upside_down, range(4))
+    assert_uniform(2 * (draws.flip ^ upside_down)[angle > 0] + upside_down[angle > 0], range(4))
+    twin = PRESETS["pascal-noflip"].draw(MANY, 3, (32, 20), rng()).levels
+    assert twin.abs().max() <= 10
+    assert_uniform(((twin[:, 0] + 10) / 2).floor().clamp(max=9), range(10))
+
+
+def pascal_in_pillows_words(image, draws, row, pillow, *, angle):
+    """Flip left to right, flip top to bottom, rotate: three calls of Pillow."""
+    upside_down = draws.levels[row, 0] > 90
+    shown = pillow.to_pillow(image)
+    if draws.flip[row] ^ upside_down:
+        shown = ImageOps.mirror(shown)
+    if upside_down:
+        shown = ImageOps.flip(shown)
+    return pillow.to_tensor(shown.rotate(angle)).int()
+
+
+def test_pascals_flips_are_pillows_pixel_for_pixel_and_exact_in_the_geometry(pictures, pillow):
+    preset, images = PRESETS["pascal"], pictures.repeat(2, 1, 1, 1)
+    n, channels, height, width = images.shape
+    draws = preset.draw(n, channels, (height, width), rng(5))
+    levels = torch.where(draws.levels > 90, 180.0, 0.0).double()
+    draws = draws._replace(levels=levels, matrices=matrices(draws.ops, levels, (height, width)))
+    view = preset.apply(images, draws)
+    assert view.valid.all()
+    for row in range(n):
+        expected = pascal_in_pillows_words(images[row], draws, row, pillow, angle=0)
+        assert torch.equal((view.pixels[row] * 255).round().int(), expected)
+        down, across = levels[row, 0] > 0, bool(draws.flip[row]) ^ bool(levels[row, 0] > 0)
+        exact = [
+            [-1.0 if across else 1.0, 0, width if across else 0],
+            [0, -1.0 if down else 1.0, height if down else 0],
+        ]
+        assert view.geometry.matrix[row].tolist() == exact
+    assert {(bool(f), bool(level > 0)) for f, level in zip(draws.flip, levels, strict=True)} == {
+        (a, b) for a in (False, True) for b in (False, True)
+    }
+
+
+def test_pascal_views_are_pillows_flips_then_its_rotation(pictures, pillow):
+    preset, images = PRESETS["pascal"], pictures.repeat(6, 1, 1, 1)
+    n, channels, height, width = images.shape
+    draws = preset.draw(n, channels, (height, width), rng(4))
+    ours = (preset.apply(images, draws).pixels * 255).round().int()
+    angles = (draws.levels[:, 0] - 180 * (draws.levels[:, 0] > 90)).tolist()
+    theirs = [
+        pascal_in_pillows_words(image, draws, row, pillow, angle=angle)
+        for row, (image, angle) in enumerate(zip(images, angles, strict=True))
+    ]
+    assert ((ours - torch.stack(theirs)).abs().amax(1) > 0).float().mean() < 1e-3
 
 
 def test_holes():

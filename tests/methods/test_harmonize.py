@@ -10,6 +10,7 @@ from scipy import stats
 from tiny_problem import make_batch, make_method, make_setting
 from torch import Tensor, nn
 
+from eke.augment.presets import PRESETS
 from eke.config import parse
 from eke.errors import ConfigError
 from eke.explain.harmony import harmony
@@ -18,6 +19,8 @@ from eke.methods.harmonize import Harmonize
 from eke.methods.terms import AttentionOptions
 from eke.models.network import Network
 from eke.models.norm import running_statistics
+from eke.tasks.assemble import chosen_views
+from eke.tasks.options import resolve
 
 
 class Relus(Network):
@@ -198,6 +201,26 @@ def test_held_out_images_are_measured_in_blocks() -> None:
     assert figures["attention_agreement"] == pytest.approx(expected, rel=1e-6)
     assert figures["attention_flat_rate"] == 0
     assert all(parameter.grad is None for parameter in method.parameters())
+
+
+@pytest.mark.parametrize(
+    ("method", "rate", "labeled", "views"),
+    [
+        ("supervised/pascal", 1e-3, 4, {"weak": "pascal"}),
+        ("supervised/clips", 1e-3, 12, {"weak": "weak"}),
+        ("harmonize", 1e-5, 4, {"weak": "flip", "original": "flip"}),
+        ("harmonize/pascal", 1e-3, 4, {"weak": "pascal", "original": "pascal"}),
+    ],
+)
+def test_presets_are_section_4_2(method: str, rate: float, labeled: int, views: dict[str, str]) -> None:
+    options = resolve(method, {"source": "digits"})
+    optim = options.optim
+    assert (optim.name, optim.lr, optim.weight_decay, optim.schedule) == ("adamw", rate, 0, "constant")
+    assert (optim.momentum, optim.warmup_steps, optim.ema_decay) == (0.9, 0, 0)
+    assert (options.batch.labeled, options.batch.mu) == (labeled, 1)
+    plan = chosen_views(options)
+    assert {**plan.labeled, **plan.unlabeled} == views
+    assert set(views.values()) <= set(PRESETS)
 
 
 def test_what_cannot_be_done_is_refused() -> None:

@@ -175,6 +175,26 @@ def quarter_turn_and_jitter(n: int, size: Size, generator: Generator) -> tuple[T
     return torch.cat((torch.full((n, 1), int(Op.ROTATE)), ops), 1), torch.cat((turn, levels), 1)
 
 
+def turned(
+    n: int, size: Size, generator: Generator, *, degrees: float, upside_down_rate: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Draw a rotation uniform in -degrees to degrees, and with a probability half a turn more.
+
+    A flip top to bottom is a flip left to right and half a turn. Where flips left to right have rate 1/2, half turns at
+    a rate are flips top to bottom at that rate, independent of them, in one and the same resampling.
+
+    Args:
+        n: views.
+        size: not used.
+        generator: on the CPU.
+        degrees: of the rotation at most.
+        upside_down_rate: probability of the half turn.
+    """
+    angle = degrees * (2 * _uniform(generator, n, 1) - 1)
+    half = 180 * (_uniform(generator, n, 1) < upside_down_rate)
+    return torch.full((n, 1), int(Op.ROTATE)), angle + half
+
+
 _ENHANCED = (Op.COLOR, Op.CONTRAST, Op.BRIGHTNESS, Op.SHARPNESS)
 
 

@@ -28,6 +28,8 @@ class Preset:
     """Frames lie inside the image and are enlarged to its size."""
     flip_rate: float = 0.0
     operations: Callable[[int, Size, Generator], tuple[Tensor, Tensor]] = distributions.no_operations
+    unflipped_operations: Callable[[int, Size, Generator], tuple[Tensor, Tensor]] | None = None
+    """Of the twin without flips, where these flip too; else they are the same."""
     interpolation: Interpolation = "nearest"
     hole: Callable[[int, Size, Generator], Tensor] = distributions.no_hole
     border_fill: tuple[int, int, int] = (0, 0, 0)
@@ -216,6 +218,14 @@ PRESETS: dict[str, Preset] = {
             flip_rate=0.5,
             operations=distributions.quarter_turn_and_jitter,
         ),
+        Preset(
+            "pascal",
+            "Harmonizing Attention, section 4.2: PASCAL VOC; decisions in docs/views.md",
+            "rotation by up to 10 degrees, flip left to right, flip top to bottom",
+            flip_rate=0.5,
+            operations=partial(distributions.turned, degrees=10.0, upside_down_rate=0.5),
+            unflipped_operations=partial(distributions.turned, degrees=10.0),
+        ),
     )
 }
 PRESETS |= {
@@ -224,6 +234,7 @@ PRESETS |= {
         name=f"{preset.name}-noflip",
         summary=f"{preset.name} without the flip: for digits, and whatever else a mirror changes",
         flip_rate=0.0,
+        operations=preset.unflipped_operations or preset.operations,
     )
     for preset in tuple(PRESETS.values())
     if preset.flip_rate

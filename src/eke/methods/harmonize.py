@@ -28,7 +28,7 @@ Deviations:
 2. P multiplies the normalized image, 0 being the mean color (paper: the image; authors' code: as here).
 3. Unlabeled images are normalized with running statistics, which stay as they are (authors' code; paper: silent).
 4. The fine-tuning rate is 1e-5 (authors' scripts: 1e-6 to 8e-6; paper: 1e-3 for all training), with AdamW without decay
-   for Adam. Views are mirrored; the paper's further augmentations are a matter of its data.
+   for Adam. Views are mirrored only. Preset `pascal` has the paper's rate, and its views for PASCAL VOC.
 5. combined: lambda_a = 1 (paper: not given; authors' scripts: 2 to 8).
 """
 
@@ -40,12 +40,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from eke.collectives import local_slice, world_size
-from eke.config import Options
+from eke.config import Options, merge
 from eke.data.stream import Batch, ViewPlan
 from eke.errors import ConfigError
 from eke.explain.harmony import Harmony, Noise, harmony, with_noise
 from eke.losses.correlation import CORRELATIONS
 from eke.methods.contract import Setting, StepResult
+from eke.methods.recipes import PASCAL_ADAM
 from eke.methods.terms import AttentionOptions, AttentionTerm
 from eke.models.network import Network, layers
 from eke.models.norm import running_statistics
@@ -80,17 +81,9 @@ class Harmonize(nn.Module):
     """Two explanations of one decision are made to agree."""
 
     Config: ClassVar[type[Options]] = HarmonizeConfig
-    recipe: ClassVar[Mapping[str, Any]] = {
-        "batch": {"labeled": 4, "mu": 1},
-        "optim": {
-            "name": "adamw",
-            "lr": 1e-5,
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "schedule": "constant",
-            "warmup_steps": 0,
-            "ema_decay": 0.0,
-        },
+    recipe: ClassVar[Mapping[str, Any]] = merge(PASCAL_ADAM, {"optim": {"lr": 1e-5}})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "pascal": {"optim": {"lr": 1e-3}, "views": {"weak": "pascal", "original": "pascal"}},
     }
     several_labels: ClassVar[bool] = True
     views: ClassVar[ViewPlan] = ViewPlan(labeled={"weak": "flip"}, unlabeled={"original": "flip"})

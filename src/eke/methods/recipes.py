@@ -34,3 +34,17 @@ CIFAR_ADAM: Mapping[str, Any] = {
     },
 }
 """MixMatch (arXiv:1905.02249, section 4.1) and its authors' baselines (google-research/mixmatch)."""
+
+PASCAL_ADAM: Mapping[str, Any] = {
+    "batch": {"labeled": 4, "mu": 1},
+    "optim": {
+        "name": "adamw",
+        "lr": 1e-3,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "ema_decay": 0.0,
+    },
+}
+"""Harmonizing Attention, section 4.2, on PASCAL VOC: Adam, which is adamw without decay."""
