@@ -39,8 +39,9 @@ class DataOptions(Options):
     """Whether the unlabeled pool holds the labeled training images too, as in FixMatch."""
     unlabeled_source: str | None = None
     """Instead of the source's own: unlabeled images from elsewhere, such as those of a deployment."""
-    n_unlabeled: int | None = Field(None, ge=1)
-    """Use so many images without a label, drawn by the seed, and leave out the rest; default: all."""
+    n_unlabeled: int | None = Field(None, ge=0)
+    """Use so many images without a label, drawn by the seed, and leave out the rest; default: all. 0: the labeled
+    ones alone, where they are used without their labels, too."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:

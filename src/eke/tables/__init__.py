@@ -9,5 +9,7 @@ TABLES: dict[str, str] = {
     "gradcam-fig3": "eke.tables.gradcam_fig3",
     "gradcam-adjustability": "eke.tables.gradcam_adjustability",
     "harmonizing-stop": "eke.tables.harmonizing_stop",
+    "harmonizing-table2": "eke.tables.harmonizing_table2",
+    "harmonizing-table3": "eke.tables.harmonizing_table3",
 }
 """Name on the command line -> module with `make_table`."""

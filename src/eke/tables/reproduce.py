@@ -33,7 +33,7 @@ def reproduce(
         data: folder of NAME-train.parquet and NAME-test.parquet; at the paper's scale, of train and test. None: what
             is needed is downloaded, or comes with scikit-learn.
         out: folder of the cells and the page; tables that share cells should share it.
-        seeds: paired seeds; None: as the scale says.
+        seeds: paired seeds; None: as the table or its scale says.
         progress: shows cells, training and timing.
 
     Returns:
@@ -67,10 +67,11 @@ def load_table(
     if scale not in get_args(Scale):
         raise ConfigError(f"Unknown scale {scale!r}. {did_you_mean(scale, get_args(Scale))}")
     known = cast(Scale, scale)
-    n_seeds = SEEDS[known] if seeds is None else seeds
+    module = import_module(TABLES[name])
+    n_seeds = getattr(module, "SEEDS", SEEDS)[known] if seeds is None else seeds
     if n_seeds < 1:
         raise ConfigError(f"--seeds {n_seeds}: give 1 or more; intervals need at least 2.")
-    table: Table = import_module(TABLES[name]).make_table(known, tuple(range(n_seeds)), data, out, progress)
+    table: Table = module.make_table(known, tuple(range(n_seeds)), data, out, progress)
     return table
 
 

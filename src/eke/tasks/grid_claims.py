@@ -96,14 +96,21 @@ def above_chance(predicted: NDArray[np.int64], labels: NDArray[np.int64], seed: 
     A network that gives every image the same class has p = 1, however frequent the class is.
 
     Args:
-        predicted: (n,) classes.
-        labels: (n,) true classes.
+        predicted: (n,) classes; of several labels, the likeliest.
+        labels: (n,) true classes, or (n, K) of several labels: what is predicted is right where it is one of them.
         seed: of the permutations.
 
     Returns:
         (1 + #{permuted accuracy >= accuracy}) / (1 + 999), as Phipson and Smyth (2010) have it.
     """
     generator = np.random.default_rng(mixed_seed(seed, 0, "chance"))
-    right = int((predicted == labels).sum())
-    reached = sum(int((predicted == generator.permutation(labels)).sum()) >= right for _ in range(N_PERMUTATIONS))
+    several = labels.ndim == 2
+
+    def n_right(truth: NDArray[np.int64]) -> int:
+        return int(
+            (np.take_along_axis(truth, predicted[:, None], 1) == 1).sum() if several else (truth == predicted).sum()
+        )
+
+    right = n_right(labels)
+    reached = sum(n_right(generator.permutation(labels)) >= right for _ in range(N_PERMUTATIONS))
     return (1 + reached) / (1 + N_PERMUTATIONS)
