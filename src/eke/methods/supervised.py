@@ -34,10 +34,6 @@ class Supervised(nn.Module):
         "clips": merge(PASCAL_ADAM, {"batch": {"labeled": 12}}),
     }
     several_labels: ClassVar[bool] = True
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "pascal": {**PASCAL_ADAM, "views": {"weak": "pascal"}},
-        "clips": merge(PASCAL_ADAM, {"batch": {"labeled": 12}}),
-    }
     views: ClassVar[ViewPlan] = ViewPlan(labeled={"weak": "weak"}, unlabeled={})
 
     def __init__(self, config: SupervisedConfig, network: Network, setting: Setting) -> None:
