@@ -38,6 +38,8 @@ class Rows:
     classes: set[str] = field(default_factory=set)
     """Classes that the source declares, with or without images."""
     problems: list[Problem] = field(default_factory=list)
+    frames: int | None = None
+    """T, where every row is a clip of T frames."""
 
 
 def known_split(word: object, where: str) -> str:

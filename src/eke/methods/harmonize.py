@@ -42,7 +42,7 @@ from eke.models.network import Network, layers
 from eke.models.norm import running_statistics
 
 HELD_OUT_BLOCK = 16
-"""Images whose explanations are compared at once where they are only measured."""
+"""Images, or frames of clips, whose explanations are compared at once where they are only measured."""
 
 
 class HarmonizeConfig(Options):
@@ -90,7 +90,7 @@ class Harmonize(nn.Module):
         self.network = network
         if setting.attention.weight > 0:
             raise ConfigError("attention.weight is another loss than this method's. Leave it out.")
-        size = setting.image_shape[1:]
+        size = setting.size
         known = layers(network, size)
         if not known:
             raise ConfigError(f"At {size[0]}x{size[1]} pixels no layer gives a map. Train with a larger data.size.")
@@ -126,12 +126,12 @@ class Harmonize(nn.Module):
 
         Args:
             network: of the structure of the trained one, in evaluation mode.
-            images: (N, C, H, W), floats in [0, 1].
+            images: (N, C, [T,] H, W), floats in [0, 1].
 
         Returns:
             attention_agreement and attention_flat_rate, means over images.
         """
-        found = [self._compare(network, part) for part in images.split(HELD_OUT_BLOCK)]
+        found = [self._compare(network, part) for part in images.split(max(1, HELD_OUT_BLOCK // (network.frames or 1)))]
         similarity, flat = (
             torch.cat(each) for each in zip(*((f.similarity.detach(), f.flat) for f in found), strict=True)
         )
