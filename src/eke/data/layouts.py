@@ -82,7 +82,7 @@ def _read_clips(tree: Tree, group_level: bool) -> Rows:
         words.append(inside[0] if inside and inside[0].lower() not in UNLABELED else "")
         files += [name for _, name in frames[path]]
         starts.append(len(files))
-    declared = {name.split("/")[depth] for name in tree.folders if name.count("/") == depth}
+    declared = {name.split("/")[depth] for name in tree.folders if name.count("/") == depth and name not in frames}
     return Rows(
         contents=FrameFolders(tree.contents(files), [tree.stamps[name] for name in files], starts),
         paths=paths,

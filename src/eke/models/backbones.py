@@ -231,7 +231,7 @@ def _embedding_width(module: nn.Module, channels: int, size: tuple[int, int], fr
         with torch.no_grad():
             embedding = probe(torch.zeros(1, *shape))
     except (AssertionError, RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ConfigError(f"{name} cannot read images or clips of {shape}: {error}") from error
+        raise ConfigError(f"{name} cannot read {channels}-channel images of {size}: {error}") from error
     if not isinstance(embedding, Tensor) or embedding.ndim < 2:
         raise ConfigError(f"{name} must give one tensor (N, D) or (N, D, h, w), not a {type(embedding).__name__}.")
     return embedding.shape[1]
