@@ -1,4 +1,4 @@
-"""Recordings: how they are cut, named, grouped and hashed, what is set aside, and that caches equal decoding by hand."""
+"""Recordings: how they are cut, named, grouped and hashed; what is set aside; caches equal decoding by hand."""
 
 import pickle
 import zipfile
