@@ -111,10 +111,10 @@ def doctor(
 
     from eke.tasks.diagnosis import render
     from eke.tasks.doctor import diagnose
-    from eke.tasks.evaluate import predict_source
+    from eke.tasks.evaluate import open_source, predict_opened
 
     progress = _progress()
-    predictions = predict_source(run, data, progress, labeled=True)[0] if run else None
+    predictions = predict_opened(open_source(run, data, progress, labeled=True), progress) if run else None
     diagnosis = diagnose(
         data, test, labels=labels or [], group_level=group_level, predictions=predictions, progress=progress
     )
@@ -400,17 +400,26 @@ def compare(
         list[Path], typer.Argument(metavar="RUN...", help="Run folders; one alone is compared with its baseline.")
     ],
     out: Annotated[Path, typer.Option("--out", help="HTML page to write.")] = Path("compare.html"),
+    test: Annotated[
+        str,
+        typer.Option(
+            "--test", help="paired, on the same images; or unpaired, where the runs were measured on different ones."
+        ),
+    ] = "paired",
     equal_images: Annotated[
         bool,
         typer.Option("--equal-images", help="Add supervised baselines that see as many images as each run did."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Lay runs side by side: figures with intervals, paired differences, curves in one chart."""
+    """Lay runs side by side: figures with intervals, differences, curves in one chart.
+
+    A star marks what survives Holm's correction for all the differences shown.
+    """
     from eke.tasks.compare import compare as run_compare
     from eke.tasks.compare import render
 
-    figures = run_compare(runs, out, equal_images=equal_images, progress=_progress())
+    figures = run_compare(runs, out, test=test, equal_images=equal_images, progress=_progress())
     _print_json(figures) if as_json else print(render(figures))
 
 

@@ -10,14 +10,17 @@ from scipy import stats
 from tiny_problem import make_batch, make_method, make_setting
 from torch import Tensor, nn
 
+from eke.augment.geometry import View, identity
 from eke.augment.presets import PRESETS
 from eke.config import parse
 from eke.errors import ConfigError
+from eke.explain.guided import guided_relus
 from eke.explain.harmony import harmony
 from eke.losses.correlation import pearson
 from eke.methods.harmonize import Harmonize
 from eke.methods.terms import AttentionOptions
-from eke.models.network import Network
+from eke.models.backbones import build_network
+from eke.models.network import ModelOptions, Network
 from eke.models.norm import running_statistics
 from eke.tasks.assemble import chosen_views
 from eke.tasks.options import resolve
@@ -229,3 +232,38 @@ def test_what_cannot_be_done_is_refused() -> None:
     setting = make_setting()._replace(attention=AttentionOptions(weight=1.0, layer=("0",)))
     with pytest.raises(ConfigError, match="another loss"):
         Harmonize(Harmonize.Config(), make_method("fixmatch").network, setting)
+
+
+@pytest.mark.slow
+def test_inception_v3_is_harmonized_and_its_functional_relus_are_guided() -> None:
+    """It has no ReLU modules: swapping modules, as others do, leaves the plain gradient."""
+    size = (299, 299)
+    colors = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    network = build_network(
+        ModelOptions(name="torchvision/inception_v3"), n_classes=4, channels=3, size=size, seed=0, **colors
+    )
+    assert not any(isinstance(module, nn.ReLU) for module in network.modules())
+    setting = make_setting()._replace(image_shape=(3, *size), embedding_width=network.width)
+    method = Harmonize(parse(Harmonize.Config, {}), network, setting).train()
+    pixels = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    view = View(pixels, identity(1, size), torch.ones(1, *size, dtype=torch.bool))
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4, weight_decay=0)
+    losses = []
+    for step in range(3):
+        batch = make_batch("harmonize", step)._replace(u={"original": view})
+        loss = method(batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(torch.isfinite(each.grad).all() for each in method.parameters() if each.grad is not None)
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(map(math.isfinite, losses))
+    assert len(set(losses)) == 3
+
+    x = pixels.clone().requires_grad_()
+    with guided_relus() as relus:
+        score = network.eval()(x).logits.amax(1)
+    guided = relus.gradient(score, x, create_graph=False)
+    (plain,) = torch.autograd.grad(network(x).logits.amax(), x)
+    assert guided.abs().sum() > 0
+    assert F.cosine_similarity(guided.flatten(), plain.flatten(), dim=0) < 0.9

@@ -7,15 +7,18 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import metrics as sk
 
 from eke.errors import ConfigError, DataError
+from eke.metrics import statistics
 from eke.metrics.multilabel import (
     average_precision,
     best_thresholds,
     f1_scores,
     macro_f1_parts,
+    mean_average_precision_parts,
+    mean_average_precision_samples,
     micro_f1_parts,
     predictions,
 )
-from eke.metrics.statistics import bootstrap, compare_images
+from eke.metrics.statistics import bootstrap, compare_images, pooled_bootstrap
 
 
 def drawn(n=120, k=6, seed=0, n_levels=12, rate=0.3):
@@ -233,3 +236,78 @@ def test_wrong_thresholds_are_refused():
             f1_scores(probs, targets, thresholds)
     with pytest.raises(ConfigError, match="not a number"):
         f1_scores(probs, targets, [0.5] * 5 + [math.nan])
+
+
+def test_samples_of_their_own_images_are_pooled_as_in_a_loop():
+    generator = np.random.default_rng(0)
+    sizes = (30, 20)
+    samples = [(generator.random((n, 3)).round(1), generator.integers(0, 2, (n, 3))) for n in sizes]
+    parts = mean_average_precision_samples(*samples)
+    observed = [average_precision(*each).mean for each in samples]
+    np.testing.assert_allclose([each.value() for each in parts], observed)
+    probs, targets = (np.concatenate(each) for each in zip(*samples, strict=True))
+    counts = [
+        np.concatenate(list(statistics._draw_counts(50, 100, 3, n_drawn=n, stream=f"pooled {side}")))
+        for side, n in zip("ab", sizes, strict=True)
+    ]
+    reached = 0
+    for drawn in zip(*counts, strict=True):
+        rows = [np.repeat(np.arange(50), each.astype(int)) for each in drawn]
+        a, b = (average_precision(probs[each], targets[each]).mean for each in rows)
+        reached += abs(a - b) >= abs(observed[0] - observed[1]) - 1e-12
+    assert pooled_bootstrap(*parts, n_resamples=100, seed=3) == (1 + reached) / 101
+    assert 1 < reached < 100
+
+
+# ------------------------------------------------------------------ mAP taken apart
+
+
+def resampled_map(probs, targets, counts):
+    """scikit-learn's mAP of images that are written down as often as they count."""
+    rows = np.repeat(np.arange(len(probs)), counts.astype(int))
+    aps = [
+        sk.average_precision_score(targets[rows, k], probs[rows, k])
+        for k in range(targets.shape[1])
+        if targets[rows, k].any()
+    ]
+    return np.mean(aps)
+
+
+@pytest.mark.parametrize("n_levels", [4, 1000])
+def test_a_resample_of_map_equals_scikit_learn_on_the_drawn_images(n_levels):
+    probs, targets = drawn(n=40, k=5, n_levels=n_levels, rate=0.1)
+    (parts,) = mean_average_precision_parts(targets, probs)
+    assert_allclose(parts.value(), average_precision(probs, targets).mean)
+    generator = np.random.default_rng(0)
+    counts = generator.multinomial(40, np.full(40, 1 / 40), size=20).astype(float)
+    values = parts.combine(counts @ parts.columns)
+    assert_allclose(values, [resampled_map(probs, targets, row) for row in counts])
+
+
+def test_swapping_images_between_models_mixes_their_probabilities():
+    a, targets = drawn(n=30, k=3, seed=1)
+    b = np.clip(a + np.random.default_rng(2).normal(0, 0.3, a.shape), 0, 1)
+    first, second = mean_average_precision_parts(targets, a, b)
+    assert_allclose((first.value(), second.value()), [average_precision(p, targets).mean for p in (a, b)])
+    swapped = np.random.default_rng(3).random(30) < 0.5
+    mixed = np.where(swapped[:, None], b, a)
+    sums = first.columns.sum(0) + swapped @ (second.columns - first.columns)
+    assert_allclose(first.combine(np.asarray(sums)[None])[0], average_precision(mixed, targets).mean)
+
+
+def test_map_of_two_models_is_compared():
+    a, targets = drawn(n=200, k=4, seed=5)
+    better = np.clip(0.3 * a + 0.7 * targets, 0, 1)
+    paired = compare_images(*mean_average_precision_parts(targets, better, a), n_resamples=400)
+    assert paired.decided
+    assert paired.interval.value > 0
+    assert paired.p < 0.01
+    same = compare_images(*mean_average_precision_parts(targets, a, a), n_resamples=100)
+    assert same.interval.value == 0
+    assert same.p == 1
+
+
+def test_a_resample_of_map_without_a_label_is_nan():
+    targets = np.array([[1, 0], [0, 0]])
+    (parts,) = mean_average_precision_parts(targets, np.array([[0.9, 0.1], [0.2, 0.3]]))
+    assert math.isnan(parts.combine(np.array([[0.0, 2.0]]))[0])

@@ -12,12 +12,15 @@ from eke.metrics.statistics import (
     Interval,
     bootstrap,
     compare_images,
+    compare_samples,
     holm,
     paired_bootstrap,
     paired_permutation,
     paired_t,
     per_image_mean,
+    pooled_bootstrap,
     t_interval,
+    unpaired_bootstrap,
     wilson,
 )
 
@@ -30,9 +33,9 @@ def some_predictions(n, k, seed, sharpness=1.5):
     return probs / probs.sum(1, keepdims=True), labels
 
 
-def draws_as_indices(n, n_resamples, seed):
+def draws_as_indices(n, n_resamples, seed, **how):
     """The same multinomial draws as the matrix, spelled as the list of images in each resample."""
-    for counts in statistics._draw_counts(n, n_resamples, seed):
+    for counts in statistics._draw_counts(n, n_resamples, seed, **how):
         for row in counts:
             yield np.repeat(np.arange(n), row.astype(int))
 
@@ -128,6 +131,51 @@ def test_paired_bootstrap_of_counts_equals_the_loop(parts):
     assert_allclose(ours, (observed, observed - half, observed + half), atol=1e-12)
 
 
+def test_the_percentile_interval_equals_the_loop():
+    values = np.random.default_rng(3).exponential(size=40)
+    means = [values[index].mean() for index in draws_as_indices(40, 300, seed=5)]
+    ours = bootstrap(per_image_mean(values), level=0.9, n_resamples=300, seed=5, ends="percentile")
+    assert_allclose(ours, (values.mean(), *np.quantile(means, [0.05, 0.95])))
+
+
+@pytest.mark.parametrize("parts", [macro_f1_parts, calibration_parts])
+def test_unpaired_bootstrap_equals_the_loop(parts):
+    a, labels_a = some_predictions(50, 4, 0)
+    b, labels_b = some_predictions(35, 4, 1)
+    loop = [
+        parts(a[one], labels_a[one]).value() - parts(b[other], labels_b[other]).value()
+        for one, other in zip(
+            draws_as_indices(50, 200, seed=9, stream="bootstrap a"),
+            draws_as_indices(35, 200, seed=9, stream="bootstrap b"),
+            strict=True,
+        )
+    ]
+    ours = unpaired_bootstrap(parts(a, labels_a), parts(b, labels_b), n_resamples=200, seed=9)
+    observed = parts(a, labels_a).value() - parts(b, labels_b).value()
+    half = np.quantile(np.abs(np.array(loop) - observed), 0.95)
+    assert_allclose(ours, (observed, observed - half, observed + half), atol=1e-12)
+
+
+@pytest.mark.parametrize("parts", [macro_f1_parts, calibration_parts])
+def test_pooled_bootstrap_equals_the_loop_of_algorithm_16_1(parts):
+    a, labels_a = some_predictions(40, 3, 0, 1.0)
+    b, labels_b = some_predictions(25, 3, 1, 0.6)
+    probs, labels = np.concatenate([a, b]), np.concatenate([labels_a, labels_b])
+    observed = abs(parts(a, labels_a).value() - parts(b, labels_b).value())
+    reached = 0
+    for first, rest in zip(
+        draws_as_indices(65, 250, seed=4, n_drawn=40, stream="pooled a"),
+        draws_as_indices(65, 250, seed=4, n_drawn=25, stream="pooled b"),
+        strict=True,
+    ):
+        assert (len(first), len(rest)) == (40, 25)
+        difference = abs(parts(probs[first], labels[first]).value() - parts(probs[rest], labels[rest]).value())
+        reached += bool(difference >= observed - 1e-12)
+    ours = pooled_bootstrap(parts(a, labels_a), parts(b, labels_b), n_resamples=250, seed=4)
+    assert ours == (1 + reached) / 251
+    assert 1 < reached < 250
+
+
 def test_the_draws_are_the_multinomial(monkeypatch):
     counts = np.concatenate(list(statistics._draw_counts(6, 20_000, 0)))
     assert (counts.sum(1) == 6).all()
@@ -169,6 +217,19 @@ def test_a_tie_counts_although_rounding_differs():
     assert p == pytest.approx(2 / 32, abs=0.005)
 
 
+def test_pooled_bootstrap_of_a_mean_is_about_the_z_test():
+    """By the central limit theorem: p = 2 Phi(-|T| / s), s^2 = pooled variance (1/N + 1/M)."""
+    generator = np.random.default_rng(8)
+    a, b = generator.normal(size=90), generator.normal(size=60)
+    b += a.mean() - b.mean() + 0.2
+    error = np.concatenate([a, b]).std() * math.sqrt(1 / 90 + 1 / 60)
+    expected = 2 * stats.norm.sf(abs(a.mean() - b.mean()) / error)
+    ours = compare_samples(per_image_mean(a), per_image_mean(b), n_resamples=20_000)
+    assert ours.p == pytest.approx(expected, abs=0.01)
+    assert ours.interval.value == pytest.approx(-0.2)
+    assert ours.interval == unpaired_bootstrap(per_image_mean(a), per_image_mean(b), n_resamples=20_000)
+
+
 def test_equal_models_cannot_be_told_apart():
     probs, labels = some_predictions(30, 3, 0)
     same = compare_images(macro_f1_parts(probs, labels), macro_f1_parts(probs, labels), n_resamples=50)
@@ -187,6 +248,10 @@ def test_unequal_images_are_refused():
         paired_bootstrap(per_image_mean(np.ones(3)), per_image_mean(np.ones(4)))
     with pytest.raises(DataError, match="same columns"):
         paired_permutation(per_image_mean(np.ones(3)), statistics.PerImage(np.ones((3, 2)), lambda s: s[:, 0]))
+    with pytest.raises(DataError, match="Pooling needs the same columns"):
+        pooled_bootstrap(per_image_mean(np.ones(3)), statistics.PerImage(np.ones((4, 2)), lambda s: s[:, 0]))
+    with pytest.raises(DataError, match="no images"):
+        pooled_bootstrap(per_image_mean(np.ones(3)), per_image_mean([]))
     with pytest.raises(DataError, match="no images"):
         bootstrap(per_image_mean([]))
     with pytest.raises(ConfigError, match="n_resamples"):
@@ -243,6 +308,29 @@ def test_paired_bootstrap_covers_and_permutation_keeps_its_level():
         rejected.append(p <= 0.05)
     assert 0.91 < np.mean(covered) < 0.97
     assert 0.02 < np.mean(rejected) < 0.09
+
+
+def test_unpaired_bootstrap_covers_and_pooled_bootstrap_keeps_its_level():
+    generator = np.random.default_rng(0)
+    covered, rejected = [], []
+    for trial in range(300):
+        a, b = generator.normal(size=80), generator.normal(size=50)
+        shifted = unpaired_bootstrap(per_image_mean(a + 0.5), per_image_mean(b), n_resamples=400, seed=trial)
+        covered.append(shifted.contains(0.5))
+        rejected.append(pooled_bootstrap(per_image_mean(a), per_image_mean(b), n_resamples=199, seed=trial) <= 0.05)
+    assert 0.91 < np.mean(covered) < 0.97
+    assert 0.02 < np.mean(rejected) < 0.09
+
+
+def test_on_the_same_images_the_paired_interval_is_narrower():
+    generator = np.random.default_rng(0)
+    hard = generator.normal(size=200)
+    a, b = (per_image_mean(hard + 0.1 * generator.normal(size=200)) for _ in range(2))
+    assert _width(paired_bootstrap(a, b)) < 0.3 * _width(unpaired_bootstrap(a, b))
+
+
+def _width(interval):
+    return interval.high - interval.low
 
 
 # ---------------------------------------------------------------- Holm

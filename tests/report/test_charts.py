@@ -15,7 +15,7 @@ from eke.report.charts import (
     reliability_diagram,
 )
 from eke.report.drawing import N_SERIES
-from eke.report.scatter import embedding_map, share_scatter
+from eke.report.scatter import embedding_map, gain_scatter, share_scatter
 
 NASTY = '<script>alert("1")</script> $x_1$ #010101 1.23456 id="m1" 黑猫'
 
@@ -30,6 +30,9 @@ def some_charts(name="one"):
         distribution_bars(name, [name, "b"], [("pseudo", np.array([0.3, 0.7])), ("given", np.array([0.5, 0.5]))]),
         class_histogram(name, [(name, np.array([0.9, 1.1, math.nan])), ("b", np.array([0.0, 7.0]))]),
         share_scatter(name, "pool", "test", [name, "b"], np.array([0.8, 1.2]), np.array([0.0, 3.0])),
+        gain_scatter(
+            name, "before", "gain", np.linspace(-1, 1, 9), np.linspace(0.3, -0.3, 9), [(-1, 0, Interval(0.1, 0, 0.2))]
+        ),
         embedding_map(
             name, generator.normal(size=(40, 2)), np.arange(40) % 2, np.arange(40) % 3, [name, "b", "c"], [0, 1]
         ),
@@ -49,6 +52,19 @@ def test_names_are_text_and_colors_are_the_pages(chart):
     assert "font-family" not in tags
     assert len(chart.svg) < 30_000
     assert chart.alt.startswith(NASTY)
+
+
+def test_gains_have_a_dot_an_image_and_a_bar_a_group():
+    x, y = np.array([-0.5, 0.2, 0.9]), np.array([0.4, 0.0, -0.1])
+    groups = [(-0.5, 0.2, Interval(0.2, 0.05, 0.35)), (0.9, 0.9, Interval(-0.1, -0.1, -0.1))]
+    chart = gain_scatter("t", "before", "gain", x, y, groups)
+    dots = [
+        tag for tag in re.findall(r"<path[^>]*>", chart.svg) if "stroke-linecap: round" in tag and "series-1" in tag
+    ]
+    assert sum(tag.count("M ") for tag in dots) == 3
+    assert len(re.findall(r"<path[^>]*series-2[^>]*>", chart.svg)) == 4
+    assert "3 images" in chart.alt
+    assert "-0.50 to 0.20: +0.200 (+0.050 to +0.350)" in chart.alt
 
 
 def test_a_name_is_drawn_as_it_is():
@@ -72,7 +88,7 @@ def test_drawings_share_no_ids_and_are_the_same_every_time():
 
 
 def test_the_alternative_text_says_what_is_drawn():
-    curves, bars, diagram, distribution, histogram, scatter, _ = some_charts("Accuracy")
+    curves, bars, diagram, distribution, histogram, scatter, *_ = some_charts("Accuracy")
     assert "Accuracy: 10.0 % at step 0, 90.0 % at step 20" in curves.alt
     assert bars.alt == "Accuracy: Accuracy 90.0 % (80.0 % to 95.0 %); b 50.0 %."
     assert "15 bins" in diagram.alt

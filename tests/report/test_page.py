@@ -279,6 +279,7 @@ def test_comparisons_are_corrected_for_being_several():
     assert "1 difference of 3 can be told from chance, 2 cannot." in page.headline
     cells = [row[3] for row in page.sections[1].blocks[0].rows]
     assert [cell.tone for cell in cells] == ["better", "unsure", "unsure"]
+    assert [cell.text.endswith(" *") for cell in cells] == [True, False, False]
     assert "p = 0.003" in cells[0].detail
     assert "p = 0.060" in cells[1].detail
     words = Outline(render(page)).words()

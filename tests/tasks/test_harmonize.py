@@ -1,15 +1,25 @@
 """`eke harmonize` end to end: the run's own images or others, what is compared, and what is refused."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from eke.config import parse
 from eke.engine.journal import RunFolder
+from eke.engine.model_files import load_classifier
 from eke.errors import CheckpointError, ConfigError
+from eke.explain.harmony import harmony
+from eke.losses.correlation import pearson
+from eke.models.network import layers
+from eke.progress import silent
+from eke.tasks.agreement_gain import Agreements
 from eke.tasks.harmonize import harmonize, harmonize_options
-from eke.tasks.options import resolve_pretrain
+from eke.tasks.options import FitOptions, resolve_pretrain
+from eke.tasks.prepare import prepare
 from eke.tasks.pretrain import pretrain
 
 FLAGS = {"steps": 12}
@@ -44,6 +54,34 @@ def test_the_report_shows_both_explanations_before_and_after(harmonized: Path, f
     assert page.count(f"before: fixmatch ({finished_run})") == page.count("after: harmonize") >= 6
     assert page.count("guided of input") == 6  # three images, before and after
     assert "Attention maps of harmonize" in page
+
+
+def test_agreement_is_measured_image_by_image_before_and_after(harmonized: Path, finished_run: Path) -> None:
+    """Slow reference: one image at a time, with the loss's own function, on the images that validate."""
+    folder = RunFolder(harmonized)
+    found = folder.read(folder.results)["agreement_by_image"]
+    ids = set(folder.read(folder.split)["validation"])
+    assert found["part"] == "validation"
+    assert found["n"] + found["n_flat"] == len(ids)
+    assert found["gain"]["low"] <= found["gain"]["value"] <= found["gain"]["high"]
+    material = prepare(parse(FitOptions, folder.read(folder.config)), torch.device("cpu"), silent)
+    part = material.part("validation")
+    for model, got in zip((finished_run, harmonized), Agreements.load(folder.agreements), strict=True):
+        network, card = load_classifier(model / "model", torch.device("cpu"))
+        expected = []
+        for row in part.rows:
+            image = part.pixels.read([row]).float() / 255
+            one = harmony(network, image, layers(network, card.size)[-1], correlation=pearson)
+            expected.append(math.nan if one.flat else one.similarity.item())
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+    means = [np.nanmean(each) for each in Agreements.load(folder.agreements).known()]
+    assert found["gain"]["value"] == pytest.approx(means[1] - means[0])
+    page = (harmonized / "report.html").read_text()
+    assert "Gain in agreement against agreement before" in page
+    assert "Beware of regression to the mean" in page
+    assert len(found["quarters"]) == 4
+    before = RunFolder(finished_run)
+    assert before.read(before.results)["agreement_by_image"] is None
 
 
 def test_on_images_from_elsewhere(finished_run: Path, tmp_path: Path) -> None:

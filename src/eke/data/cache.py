@@ -64,6 +64,26 @@ class ResidentPixels:
         return torch.index_select(self.pixels, 0, index, out=out)
 
 
+class ChosenPixels:
+    """Some images of others, counted anew.
+
+    Args:
+        pixels: the others.
+        rows: which of them.
+    """
+
+    def __init__(self, pixels: Pixels, rows: Sequence[int]) -> None:
+        self.pixels, self.rows = pixels, torch.as_tensor(rows)
+        self.shape, self.device = pixels.shape, pixels.device
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: Sequence[int] | Tensor, out: Tensor | None = None) -> Tensor:
+        """Return rows as uint8 (n, C, H, W), in `out` where given."""
+        return self.pixels.read(self.rows[torch.as_tensor(rows)], out)
+
+
 class PixelCache:
     """Images of one image set on disk, read by row.
 

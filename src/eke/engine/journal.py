@@ -8,6 +8,7 @@ checkpoint.pt      tensors and plain values: enough to go on exactly
 kept.safetensors   of the best evaluation, where they count
 model/             weights.safetensors and model.json: classes, preprocessing, architecture
 predictions/       ids, labels and probabilities of validation and test images
+agreement.npz      of a harmonized run: agreement of both explanations of held-out images, before and after
 results.json       final figures, with intervals
 report.html        the same, to look at
 """
@@ -42,6 +43,7 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.pt"
         self.model = path / "model"
         self.kept = path / "kept.safetensors"
+        self.agreements = path / "agreement.npz"
         self.results = path / "results.json"
         self.report = path / "report.html"
 

@@ -73,8 +73,9 @@ def _top_guess(probs: Tensor) -> Guess:
 
 def _shared_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     log_probs = log_probabilities(logits)
-    shares = target / target.sum(1, keepdim=True).clamp(min=torch.finfo(log_probs.dtype).tiny)
-    losses = -shares * log_probs
+    given = target.to(log_probs.dtype)
+    n_classes = given.sum(1, keepdim=True)
+    losses = -log_probs * given / torch.where(n_classes > 0, n_classes, 1.0)
     return (losses if weight is None else weight * losses).sum(1).mean()
 
 

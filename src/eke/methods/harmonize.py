@@ -98,10 +98,7 @@ class Harmonize(nn.Module):
         if setting.attention.weight > 0:
             raise ConfigError("attention.weight is another loss than this method's. Leave it out.")
         size = setting.image_shape[1:]
-        known = layers(network, size)
-        if not known:
-            raise ConfigError(f"At {size[0]}x{size[1]} pixels no layer gives a map. Train with a larger data.size.")
-        self.layer = config.layer or known[-1]
+        self.layer = explained_layer(network, config, size)
         # names what is looked at, and refuses a layer that there is not; its loss is not used
         looked_at = AttentionOptions(weight=1.0, layer=(self.layer,))
         self.attention = AttentionTerm(looked_at, network, size, setting.total_steps)
@@ -117,7 +114,8 @@ class Harmonize(nn.Module):
             terms["loss_x"] = loss_x.detach()
         if harmonizes:
             with running_statistics(self.network):
-                found = self._compare(self.network, batch.u["original"].pixels, self._noise(batch.step))
+                noise = self._noise(batch.step)
+                found = compare(self.network, batch.u["original"].pixels, self.config, self.layer, noise)
             loss_a = -found.similarity.mean()
             losses.append(self.config.lambda_a * loss_a if strategy == "combined" else loss_a)
             losses.append(0 * found.logits.sum())  # several processes want a gradient for every weight, the biases too
@@ -138,10 +136,7 @@ class Harmonize(nn.Module):
         Returns:
             attention_agreement and attention_flat_rate, means over images.
         """
-        found = [self._compare(network, part) for part in images.split(HELD_OUT_BLOCK)]
-        similarity, flat = (
-            torch.cat(each) for each in zip(*((f.similarity.detach(), f.flat) for f in found), strict=True)
-        )
+        similarity, flat = agreement_by_image(network, images, self.config, self.layer)
         return {"attention_agreement": float(similarity.mean()), "attention_flat_rate": float(flat.float().mean())}
 
     def _noise(self, step: int) -> Noise | None:
@@ -156,15 +151,46 @@ class Harmonize(nn.Module):
 
         return noise
 
-    def _compare(self, network: Network, images: Tensor, noise: Noise | None = None) -> Harmony:
-        config = self.config
-        return harmony(
-            network,
-            images,
-            self.layer,
-            correlation=CORRELATIONS[config.correlation],
-            matching=config.matching,
-            sigma=config.sigma,
-            mask_gradient=config.mask_gradient,
-            noise=noise,
-        )
+
+def explained_layer(network: Network, config: HarmonizeConfig, size: tuple[int, int]) -> str:
+    """Return the layer whose Grad-CAM is taken.
+
+    Raises:
+        ConfigError: none gives a map of images of `size`.
+    """
+    known = layers(network, size)
+    if not known:
+        raise ConfigError(f"At {size[0]}x{size[1]} pixels no layer gives a map. Train with a larger data.size.")
+    return config.layer or known[-1]
+
+
+def agreement_by_image(network: Network, images: Tensor, config: HarmonizeConfig, layer: str) -> tuple[Tensor, Tensor]:
+    """Return how far the two explanations of each image agree (N,), without noise, and whether one is flat (N,) bool.
+
+    Args:
+        network: in evaluation mode.
+        images: (N, C, H, W), floats in [0, 1].
+        config: says how they are compared.
+        layer: whose Grad-CAM is taken.
+
+    Returns:
+        Both on the CPU, not differentiable.
+    """
+    found = [compare(network, part, config, layer) for part in images.split(HELD_OUT_BLOCK)]
+    return torch.cat([each.similarity.detach() for each in found]).cpu(), torch.cat([each.flat for each in found]).cpu()
+
+
+def compare(
+    network: Network, images: Tensor, config: HarmonizeConfig, layer: str, noise: Noise | None = None
+) -> Harmony:
+    """Compare the explanations of images as the options say."""
+    return harmony(
+        network,
+        images,
+        layer,
+        correlation=CORRELATIONS[config.correlation],
+        matching=config.matching,
+        sigma=config.sigma,
+        mask_gradient=config.mask_gradient,
+        noise=noise,
+    )

@@ -29,11 +29,11 @@ class Supervised(nn.Module):
 
     Config: ClassVar[type[Options]] = SupervisedConfig
     recipe: ClassVar[Mapping[str, Any]] = CIFAR_SGD
-    several_labels: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "pascal": {**PASCAL_ADAM, "views": {"weak": "pascal"}},
         "clips": merge(PASCAL_ADAM, {"batch": {"labeled": 12}}),
     }
+    several_labels: ClassVar[bool] = True
     views: ClassVar[ViewPlan] = ViewPlan(labeled={"weak": "weak"}, unlabeled={})
 
     def __init__(self, config: SupervisedConfig, network: Network, setting: Setting) -> None:

@@ -218,6 +218,22 @@ def mean_average_precision_parts(targets: ArrayLike, *probs: ArrayLike) -> list[
     return [PerImage(places[model * n : (model + 1) * n], combine, _SHARE) for model in range(len(probs))]
 
 
+def mean_average_precision_samples(*samples: tuple[ArrayLike, ArrayLike]) -> list[PerImage]:
+    """Take mAP apart for samples of images of their own, so that they can be pooled: columns are the images of all.
+
+    Args:
+        samples: probs (N_s,K) and targets (N_s,K) of each.
+
+    Raises:
+        DataError: `probs` or `targets` is not what the module says.
+    """
+    probs, targets = (np.concatenate([np.asarray(each) for each in part]) for part in zip(*samples, strict=True))
+    (pooled,) = mean_average_precision_parts(targets, probs)
+    ends = np.cumsum([len(np.asarray(each)) for each, _ in samples]).tolist()
+    parts = zip([0, *ends[:-1]], ends, strict=True)
+    return [pooled._replace(columns=pooled.columns[start:end]) for start, end in parts]
+
+
 def _ap(counts: Floats, truth: Bools, cuts: Ints) -> Floats:
     """Return AP (R,) where image i, of images from the likeliest, counts (R,N) times; NaN without an image."""
     n_predicted, n_hits = counts.cumsum(1)[:, cuts], (counts * truth).cumsum(1)[:, cuts]

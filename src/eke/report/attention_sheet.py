@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from eke.report.agreement import gain_blocks
 from eke.report.content import AttentionMap, AttentionReport, ConsistencyReport, ConsistencyRow, Decision, LookReport
 from eke.report.page import Block, Cell, Picture, Sheet, Table, Text
 from eke.report.sheet import canvas
@@ -72,6 +73,7 @@ def look_blocks(look: LookReport) -> list[Block]:
             f"The rest is painted in the mean color. The box has the same area, {area} of the image. A map that is not "
             "seen to be better than the box has not found what the network decides by, however well two views agree."
         ),
+        *(gain_blocks(look.agreement_gain) if look.agreement_gain else []),
         *([Text(ATTENTION_IN_WORDS)] if look.explanations else []),
         *look.explanations,
         Text(CONSISTENCY_IN_WORDS),

@@ -1,10 +1,19 @@
 """The page of a comparison: runs side by side, curves in one chart, differences with Holm's p."""
 
 from eke.metrics.statistics import holm
-from eke.report.content import METRICS, CompareReport, Comparison
+from eke.report.content import METRICS, CompareReport, Comparison, Pairing
 from eke.report.figures import NO_TEST_SET, curve_charts, figures_table, how_to_repeat, main_chart
 from eke.report.page import Block, Cell, Page, Section, Table, Text
-from eke.report.words import count, difference_cell, ends, percent
+from eke.report.words import count, difference_cell, ends, percent, star_in_words, survives
+
+_CAPTIONS: dict[Pairing, str] = {
+    "paired": "Paired differences in percentage points",
+    "unpaired": "Unpaired differences in percentage points",
+}
+_UNPAIRED = (
+    "Each run's images are taken for draws of their own (pooled two-sample bootstrap). Where all were measured on the "
+    "same images, a paired test tells more: --test paired."
+)
 
 
 def compare_page(report: CompareReport) -> Page:
@@ -28,15 +37,13 @@ def _headline(report: CompareReport) -> list[str]:
         return ["No figures yet: none of these runs has been evaluated."]
     name, best = max(measured, key=lambda row: row[1].value)
     span = ends(best)
-    sure = f" ({100 * report.level:g} % interval {span})" if span else ""
-    lines = [f"Highest {report.rows[0].metric.words}: {name} with {percent(best.value)}{sure}."]
+    within = f" ({100 * report.level:g} % interval {span})" if span else ""
+    lines = [f"Highest {report.rows[0].metric.words}: {name} with {percent(best.value)}{within}."]
     if report.comparisons:
         adjusted = _adjusted(report)
-        unsure = sum(
-            not c.paired.decided or p > 1 - report.level for c, p in zip(report.comparisons, adjusted, strict=True)
-        )
-        n = len(report.comparisons)
-        lines.append(f"{count(n - unsure, 'difference')} of {n} can be told from chance, {unsure} cannot.")
+        sure = [survives(c.paired, p, 1 - report.level) for c, p in zip(report.comparisons, adjusted, strict=True)]
+        n, n_sure = len(sure), sum(sure)
+        lines.append(f"{count(n_sure, 'difference')} of {n} can be told from chance, {n - n_sure} cannot.")
     return lines
 
 
@@ -68,19 +75,17 @@ def _differences(report: CompareReport) -> list[Block]:
     ]
     return [
         Table(
-            "Paired differences in percentage points",
+            _CAPTIONS[report.test],
             ["Run", "Against", "Figure", "Difference"],
             rows,
             n_text=3,
         ),
-        Text(
-            f"p is corrected for {count(len(rows), 'comparison')} by Holm's method. A difference whose "
-            f"interval contains 0, or whose corrected p is above {1 - report.level:.2g}, is reported as "
-            "“cannot tell”."
-        ),
+        Text(star_in_words(len(rows), 1 - report.level)),
+        *([Text(_UNPAIRED)] if report.test == "unpaired" else []),
     ]
 
 
 def _difference(comparison: Comparison, p: float, level: float) -> Cell:
     better = METRICS[comparison.metric].higher_is_better
-    return difference_cell(comparison.paired, higher_is_better=better, p=p, level=level)
+    cell = difference_cell(comparison.paired, higher_is_better=better, p=p, level=level)
+    return cell._replace(text=f"{cell.text} *") if survives(comparison.paired, p, 1 - level) else cell

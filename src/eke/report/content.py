@@ -14,6 +14,9 @@ from eke.report.page import Sheet
 from eke.report.pictures import Image
 from eke.report.projection import Projection
 
+Pairing = Literal["paired", "unpaired"]
+"""Whether two runs are compared on the same images, or each on its own."""
+
 
 class Metric(NamedTuple):
     """What is measured."""
@@ -283,6 +286,37 @@ class KeptRow(NamedTuple):
     """Whether the map is not seen to be better than the box; False where there are too few images to say."""
 
 
+class Quarter(NamedTuple):
+    """A quarter of the images, by the agreement of their explanations before."""
+
+    n: int
+    low: float
+    high: float
+    """Ends of the agreement before."""
+    before: float
+    after: float
+    """Mean agreements."""
+    gain: Interval
+
+
+@dataclass(frozen=True)
+class AgreementGain:
+    """What harmonizing changed in the agreement of both explanations, image by image."""
+
+    n_flat: int
+    """Images of which a map is flat, which are left out."""
+    before: NDArray[np.float64]
+    """(N,) in [-1, 1]."""
+    after: NDArray[np.float64]
+    """(N,) likewise."""
+    gain: Interval
+    """Mean of after less before."""
+    gained_rate: float
+    """Share of the images that agree more than before."""
+    quarters: Sequence[Quarter]
+    """From the lowest agreement before to the highest."""
+
+
 @dataclass(frozen=True)
 class LookReport:
     """Where a network looks that was trained to look consistently, on held-out images."""
@@ -300,6 +334,41 @@ class LookReport:
     """The baseline, where there is one, and the run, for a few images and each layer."""
     explanations: Sequence[Sheet] = ()
     """Of a run whose explanations were harmonized: both of them, before and after."""
+    agreement_gain: AgreementGain | None = None
+    """Of such a run, where there are images enough."""
+
+
+class BoxRow(NamedTuple):
+    """How well one way to mark a place lies beside boxes; each over recognized pairs and over all labeled ones.
+
+    None where there is no such pair.
+    """
+
+    name: str
+    note: str
+    overlap: tuple[Interval | None, Interval | None]
+    pointing: tuple[Interval | None, Interval | None]
+    energy: tuple[Interval | None, Interval | None]
+
+
+@dataclass(frozen=True)
+class BoxReport:
+    """Whether maps lie where the objects are."""
+
+    map: str
+    """MAP@LAYER."""
+    n_pairs: int
+    """Pairs of an evaluated image and one of its classes that has a box in it."""
+    n_recognized: int
+    """Those whose class is predicted."""
+    missed: Interval | None
+    """Overlap of the map of the true class where it is not predicted."""
+    rows: Sequence[BoxRow]
+    """Baseline, run, a box in the center, random maps."""
+    differences: Sequence[tuple[str, Paired, int]] = ()
+    """Run less baseline in overlap: on which pairs, the difference, how many pairs."""
+    sheets: Sequence[Sheet] = ()
+    """Images with their boxes below the maps."""
 
 
 @dataclass(frozen=True)
@@ -346,6 +415,7 @@ class RunReport:
     embeddings: EmbeddingMap | None = None
     layers: LayerReport | None = None
     look: LookReport | None = None
+    boxes: BoxReport | None = None
     view_names: Sequence[str] = ()
     views: Sequence[ViewRow] = ()
     mistakes: Sequence[Mistake] = ()
@@ -358,7 +428,7 @@ class RunReport:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One paired difference, `name` minus `against`."""
+    """One difference, `name` minus `against`."""
 
     name: str
     against: str
@@ -383,3 +453,5 @@ class CompareReport:
     level: float = 0.95
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    test: Pairing = "paired"
+    """How the differences were tested."""

@@ -4,6 +4,7 @@ import math
 
 from eke.metrics.statistics import Paired
 from eke.report.attention_sheet import look_blocks
+from eke.report.boxes import box_blocks
 from eke.report.charts import Curve, learning_curves, reliability_diagram
 from eke.report.classes import class_blocks, class_figures_table
 from eke.report.content import METRICS, RunReport
@@ -47,6 +48,7 @@ def run_page(report: RunReport) -> Page:
             Section("What the network sees", view_sheet(report.view_names, report.views)),
             Section("What the layers see", _layers(report)),
             Section("Where it looks", look_blocks(report.look) if report.look else []),
+            Section("Maps beside boxes", box_blocks(report.boxes, report.split) if report.boxes else []),
             Section("Embedding map", _embeddings(report)),
             Section("Most confident mistakes", _mistakes(report)),
             Section("Set aside", problem_table(report.problems)),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eke.metrics.statistics import Interval
 from eke.report.drawing import INK, QUIET, SERIES, Chart, Key, add_axes, add_dots, add_names, draw_svg
 from eke.report.words import count
 
@@ -55,6 +56,42 @@ def share_scatter(title: str, x_name: str, y_name: str, classes: Sequence[str], 
     named = "; ".join(f"{classes[shown[i]]} {x[shown[i]]:.2f}×, {y[shown[i]]:.2f}×" for i in far)
     alt = f"{title}: {len(shown):,} classes. {x_name} and {y_name} of the outliers: {named}."
     return Chart(title, draw_svg(draw, 420, alt), alt)
+
+
+def gain_scatter(
+    title: str, x_name: str, y_name: str, x: Floats, y: Floats, groups: Sequence[tuple[float, float, Interval]]
+) -> Chart:
+    """Draw one dot per image at a value and its gain, and over them the mean gain of groups of images.
+
+    Args:
+        title: printed above the chart.
+        x_name: what x is.
+        y_name: what y is.
+        x: (N,).
+        y: (N,).
+        groups: the ends of a group on the x axis, and its mean y with the interval.
+    """
+
+    def draw(figure: Any) -> None:
+        axes = add_axes(figure, left=58, right=18, top=12, bottom=46)
+        axes.axhline(0, color=INK, lw=1, dashes=(4, 3))
+        for axis_of, values in ((axes.set_xlim, x), (axes.set_ylim, np.append(y, 0.0))):
+            reach = 0.05 * max(float(np.ptp(values)), 0.1)
+            axis_of(float(values.min()) - reach, float(values.max()) + reach)
+        add_dots(axes, x, y, color=SERIES[0], size=6 if len(x) <= 300 else 4, alpha=0.5)
+        for low, high, (value, least, most) in groups:
+            axes.plot([low, high], [value, value], color=SERIES[1], lw=2.5, solid_capstyle="butt")
+            axes.plot([(low + high) / 2] * 2, [least, most], color=SERIES[1], lw=6, alpha=0.4, solid_capstyle="butt")
+        axes.set_xlabel(x_name, color=INK)
+        axes.set_ylabel(y_name, color=INK)
+
+    said = "; ".join(
+        f"{low:.2f} to {high:.2f}: {value:+.3f} ({least:+.3f} to {most:+.3f})"
+        for low, high, (value, least, most) in groups
+    )
+    alt = f"{title}: {count(len(x), 'image')}. {y_name} by {x_name}: {said}."
+    keys = (Key("an image", 1, "", "block"), Key("mean of a quarter of them, with interval", 2, "", "line"))
+    return Chart(title, draw_svg(draw, 320, alt), alt, keys)
 
 
 def _outliers(x: Floats, y: Floats) -> list[int]:

@@ -58,6 +58,19 @@ def verdict(paired: Paired, *, higher_is_better: bool, p: float, alpha: float) -
     return "better" if (paired.interval.value > 0) == higher_is_better else "worse"
 
 
+def survives(paired: Paired, p: float, alpha: float) -> bool:
+    """Say whether a difference gets a star: its interval is without 0 and its adjusted p at most `alpha`."""
+    return paired.decided and p <= alpha
+
+
+def star_in_words(n: int, alpha: float) -> str:
+    """Say what the star at one of `n` differences means."""
+    return (
+        f"* survives Holm's correction for {count(n, 'comparison')}: the corrected p is at most {alpha:.2g}, and the "
+        "interval is without 0. Every other difference cannot be told from chance."
+    )
+
+
 VERDICT_WORDS: dict[Tone, str] = {"better": "better", "worse": "worse", "unsure": "cannot tell", "": ""}
 
 

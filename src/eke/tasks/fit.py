@@ -15,6 +15,7 @@ from eke.errors import CheckpointError, ConfigError
 from eke.files import write_json
 from eke.progress import Progress, silent
 from eke.report.content import METRICS
+from eke.tasks.agreement_gain import measure_gain
 from eke.tasks.baseline import train_baseline
 from eke.tasks.budget import calibrate
 from eke.tasks.localize import Located, box_lines, difference_of_boxes
@@ -69,7 +70,7 @@ def fit(
         baseline = train_baseline(options, material, folder, show)
         if collectives.rank() != 0:
             return None
-        results = conclude(folder, baseline, material, named=options.baseline != "auto")
+        results = conclude(options, folder, baseline, material)
         report = write_report(folder.path, show, material)
         return {**results, "run": str(folder.path), "report": str(report)}
 
@@ -127,7 +128,7 @@ def _differences(asked: dict[str, Any], stored: dict[str, Any], where: str = "")
     return found
 
 
-def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material, *, named: bool) -> dict[str, Any]:
+def conclude(options: FitOptions, folder: RunFolder, baseline: RunFolder | None, material: Material) -> dict[str, Any]:
     """Lay the baseline, or the run that was named in its place, beside the results, with the paired difference."""
     results: dict[str, Any] = folder.read(folder.results)
     if baseline is None:
@@ -139,6 +140,7 @@ def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material, 
         if baseline.predictions(name).exists()
     }
     kept = ("method", "model", "steps", "labels", "images_through_network", "evaluations", "boxes")
+    named = options.baseline != "auto"
     results["baseline"] = {"run": str(baseline.path), "named": named, **{key: other[key] for key in kept}}
     results["difference"] = differences
     results["boxes_difference"] = {
@@ -146,6 +148,7 @@ def conclude(folder: RunFolder, baseline: RunFolder | None, material: Material, 
         for name in results["boxes"]
         if baseline.boxes(name).exists()
     }
+    results["agreement_by_image"] = measure_gain(options, folder, material)
     write_json(folder.results, results)
     return results
 

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eke.data.images import Box
 from eke.engine.journal import RunFolder
 from eke.engine.predict import Predictions
 from eke.errors import CheckpointError
@@ -151,16 +150,17 @@ def _pairs(part: Part, classes: Sequence[str]) -> tuple[list[tuple[int, int]], l
     for position, row in enumerate(part.rows):
         names = part.images.label_names(row)
         for label, name in enumerate(classes):
-            boxes = [box for box in part.images.boxes[row] if box.name == name and name in names]
-            seen = _seen(boxes, part.affine[row], size)
-            if len(seen):
+            seen = boxes_seen(part, row, name, size)
+            if name in names and len(seen):
                 pairs.append((position, label))
                 masks.append(box_mask(seen, size))
     return pairs, masks
 
 
-def _seen(boxes: Sequence[Box], affine: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (M, 4) boxes in pixels of the cached image; those that its crop left nothing of are left out."""
+def boxes_seen(part: Part, row: int, name: str, size: tuple[int, int]) -> Tensor:
+    """Return the boxes (M, 4) of a class in pixels of the cached image (H, W), without those that its crop cut off."""
+    boxes = [box for box in part.images.boxes[row] if box.name == name] if part.images.boxes else []
+    affine = part.affine[row]
     corners = torch.tensor([[[box.left, box.top], [box.right, box.bottom]] for box in boxes], dtype=torch.float64)
     moved = corners.reshape(-1, 2, 2) @ affine[:, :2].double().T + affine[:, 2].double()
     limits = torch.tensor([size[1], size[0]], dtype=torch.float64)

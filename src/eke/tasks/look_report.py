@@ -6,11 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
+from eke.engine.journal import RunFolder
 from eke.engine.model_files import load_classifier
 from eke.metrics.statistics import Interval, Paired
 from eke.report.attention_sheet import named
-from eke.report.content import KeptRow, LookReport
+from eke.report.content import AgreementGain, KeptRow, LookReport, Quarter
 from eke.report.page import Sheet
+from eke.tasks.agreement_gain import Agreements
 from eke.tasks.before_after import Contender, augmented_views, compare, consistency_report
 from eke.tasks.explanation import Subject
 from eke.tasks.held_out_attention import AREA_RATE
@@ -54,7 +56,16 @@ def look_report(results: dict[str, Any], runs: Sequence[tuple[str, Path]], mater
         explanations=_explanations(pixels, subjects, contenders, [name for name, _ in runs], measured["layers"])
         if results["method"] == "harmonize"
         else (),
+        agreement_gain=_agreement_gain(results.get("agreement_by_image"), runs[-1][1]),
     )
+
+
+def _agreement_gain(found: dict[str, Any] | None, run: Path) -> AgreementGain | None:
+    if found is None:
+        return None
+    before, after = Agreements.load(RunFolder(run).agreements).known()
+    quarters = [Quarter(**{**each, "gain": Interval(**each["gain"])}) for each in found["quarters"]]
+    return AgreementGain(found["n_flat"], before, after, Interval(**found["gain"]), found["gained_rate"], quarters)
 
 
 def _explanations(

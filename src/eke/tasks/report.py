@@ -43,6 +43,7 @@ from eke.report.projection import project
 from eke.report.run import run_page
 from eke.tasks.activation_maps import N_CHANNELS, activations, default_layers
 from eke.tasks.assemble import make_stream
+from eke.tasks.box_report import box_report
 from eke.tasks.look_report import look_report
 from eke.tasks.measure import metric_of_run, metrics_of
 from eke.tasks.options import FitOptions, RunOptions, TrainingOptions
@@ -102,9 +103,11 @@ def write_report(run: Path, progress: Progress = silent, material: Material | No
         problems=[Problem(p["path"], f"{p['kind']}: {p['detail']}", p["remedy"]) for p in results["problems"]],
         notes=_notes(results),
     )
+    before = [(f"before: {other}", Path(baseline["run"]))] if baseline else []
+    runs = [*before, (f"after: {results['method']}", run)]
     if results.get("attention"):
-        runs = [(f"before: {other}", Path(baseline["run"]))] if baseline else []
-        report = replace(report, look=look_report(results, [*runs, (f"after: {results['method']}", run)], material))
+        report = replace(report, look=look_report(results, runs, material))
+    report = replace(report, boxes=box_report(results, runs, material, split))
     if evaluated:
         predictions = Predictions.load(folder.predictions(split))
         report = _with_images(report, folder, Evaluated(predictions, material, split), results["seed"], progress)
