@@ -43,7 +43,7 @@ class Run:
         self.classes = self.card.classes
 
     def read(self, source: str | Path | NDArray[Any]) -> torch.Tensor:
-        """Open images from any source and bring them to the model's size: uint8 (N, C, H, W).
+        """Open images or clips from any source and bring them to the model's size: uint8 (N, C, [T,] H, W).
 
         Images that cannot be read are left out.
         """
@@ -51,7 +51,7 @@ class Run:
         return pixels.read(rows)
 
     def predict_proba(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """Return class probabilities (N, K) of uint8 images (N, C, H, W), as `read` gives them.
+        """Return class probabilities (N, K) of uint8 images (N, C, [T,] H, W), as `read` gives them.
 
         Raises:
             ConfigError: the run was trained without labels: use `network` and its embeddings.
@@ -61,7 +61,7 @@ class Run:
         return predict_probs(self.network, lambda rows: images[list(rows)], range(len(images)), self.device).numpy()
 
     def embed(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """Return embeddings (N, D), what the class head reads, of uint8 images (N, C, H, W)."""
+        """Return embeddings (N, D), what the class head reads, of uint8 images (N, C, [T,] H, W)."""
         return embed(self.network, lambda rows: images[list(rows)], range(len(images)), self.device).numpy()
 
     def predict(self, images: torch.Tensor) -> list[str] | list[tuple[str, ...]]:
@@ -78,10 +78,10 @@ class Run:
         layer: str | None = None,
         classes: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
-        """Return where the network looks: maps (N, h, w), signed, on the layer's grid or, of pixels, on the image's.
+        """Return where the network looks: maps (N, [t,] h, w), signed, on the grid of layer or image.
 
         Args:
-            images: (N, C, H, W) uint8, as `read` gives them.
+            images: (N, C, [T,] H, W) uint8, as `read` gives them.
             map_: what `eke explain --map` takes.
             layer: whose map; default: the deepest one. Maps of pixels read none.
             classes: N positions in `classes`, what is explained of each image; default: what it is taken for.
@@ -93,11 +93,11 @@ class Run:
         if map_ not in MAPS:
             raise ConfigError(f"There is no map {map_!r}. {did_you_mean(map_, MAPS)}")
         check_maps((map_,), (layer,) if layer else ())
-        wanted, given = (self.card.channels, *self.card.size), tuple(images.shape[1:])
+        wanted, given = self.card.shape, tuple(images.shape[1:])
         if given != wanted:
             raise ConfigError(
-                f"The images are {given}, and this network reads {wanted} (channels, height, width): open them by "
-                "`read`, which brings them to its size."
+                f"The images are {given}, and this network reads {wanted} (channels, of clips frames, height, width): "
+                "open them by `read`, which brings them to its size."
             )
         chosen = self.predict_proba(images).argmax(1).tolist() if classes is None else list(classes)
         if len(chosen) != len(images):

@@ -104,19 +104,25 @@ def doctor(
         bool, typer.Option("--group-level", help="The folder below the class folder is the group: data.group_level.")
     ] = False,
     run: Annotated[Path | None, typer.Option("--run", help="A trained run: names labels that look wrong.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="a.b=c", help="How recordings are cut, such as clip.seconds=2. Repeatable."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a data set and what is wrong with it, before any training."""
     from dataclasses import asdict
 
+    from eke.config import from_assignments, parse
     from eke.tasks.diagnosis import render
-    from eke.tasks.doctor import diagnose
+    from eke.tasks.doctor import DoctorOptions, diagnose
     from eke.tasks.evaluate import open_source, predict_opened
 
     progress = _progress()
     predictions = predict_opened(open_source(run, data, progress, labeled=True), progress) if run else None
+    clip = parse(DoctorOptions, from_assignments(assignments or [])).clip
     diagnosis = diagnose(
-        data, test, labels=labels or [], group_level=group_level, predictions=predictions, progress=progress
+        data, test, labels=labels or [], group_level=group_level, clip=clip, predictions=predictions, progress=progress
     )
     _print_json(asdict(diagnosis)) if as_json else print(render(diagnosis))
 

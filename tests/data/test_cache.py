@@ -27,6 +27,8 @@ OPTIONS = {"size": (12, 16), "channels": 3, "fit": "crop"}
 class Photos:
     """An image set of encoded images in memory; None stands for a file that is gone."""
 
+    frames = None
+
     def __init__(self, contents):
         self.contents = contents
         self.ids = [blake2b(content or b"gone", digest_size=8).hexdigest() for content in contents]

@@ -76,6 +76,14 @@ def trimmed(n: int, size: Size, generator: Generator) -> Tensor:
     return torch.stack((*places, *sides), 1)
 
 
+def cropped(n: int, size: Size, generator: Generator, *, rate: float) -> Tensor:
+    """Draw the places of frames that keep `rate` of each side, rounded to whole pixels."""
+    u = _uniform(generator, n, 2)
+    sides = [max(1, round(side * rate)) for side in (size[1], size[0])]
+    free = torch.tensor([whole - side + 1 for whole, side in zip((size[1], size[0]), sides, strict=True)])
+    return torch.cat(((u * free).long(), torch.tensor(sides).expand(n, 2)), 1)
+
+
 # ------------------------------------------------------------ operations: (n, S) ops int64, levels float64
 
 
@@ -166,6 +174,11 @@ def color_distortion(
         slots.append(_at_rate(generator, solarize_rate, Op.SOLARIZE, threshold))
     ops, levels = zip(*slots, strict=True)
     return torch.cat(ops, 1), torch.cat(levels, 1)
+
+
+def jitter(n: int, size: Size, generator: Generator, *, strengths: Strengths) -> tuple[Tensor, Tensor]:
+    """Draw a color jitter of each view."""
+    return _jitter(n, generator, rate=1.0, strengths=strengths)
 
 
 def quarter_turn_and_jitter(n: int, size: Size, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ class View(NamedTuple):
     """A batch of augmented images."""
 
     pixels: Tensor
-    """(N, C, h, w) float32 in [0, 1]."""
+    """(N, C, h, w) float32 in [0, 1]; of clips (N, C, T, h, w), every frame cut alike."""
     geometry: Geometry
     valid: Tensor
     """(N, h, w) bool: pixels that show their own place of the source image: not padding, fill or a hole."""

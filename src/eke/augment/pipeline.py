@@ -49,7 +49,7 @@ def make_views(
     """Make one view of each image.
 
     Args:
-        images: (N, C, H, W) uint8, C = 1 or 3, on any device.
+        images: (N, C, H, W) uint8, C = 1 or 3, on any device; or clips (N, C, T, H, W), whose frames share one draw.
         draws: of N views, on any device.
         enlarge: frames lie inside the image and are enlarged to its size; otherwise they are of its size and
             may hang over its border, where it is reflected.
@@ -60,6 +60,18 @@ def make_views(
     Returns:
         Views of the images' size, on the images' device.
     """
+    if images.ndim == 5:
+        T = images.shape[2]
+        frames = make_views(
+            images.transpose(1, 2).flatten(0, 1),
+            Draws(*(part.repeat_interleave(T, 0) for part in draws)),
+            enlarge=enlarge,
+            interpolation=interpolation,
+            border_fill=border_fill,
+            hole_fill=hole_fill,
+        )
+        geometry = frames.geometry._replace(matrix=frames.geometry.matrix[::T])
+        return View(frames.pixels.unflatten(0, (-1, T)).transpose(1, 2), geometry, frames.valid[::T])
     draws = to(draws, images.device)
     height, width = images.shape[2:]
     matrix = cut_matrix(draws.box, draws.flip, width, height)

@@ -68,8 +68,8 @@ class Preset:
         """Make one view of each image; see `make_views`.
 
         Args:
-            images: (N, C, H, W) uint8, C = 1 or 3, on any device.
-            draws: of N views, from `draw` for the same (C, H, W).
+            images: (N, C, H, W) uint8, C = 1 or 3, on any device; or clips (N, C, T, H, W).
+            draws: of N views, from `draw` for the same (C, H, W); all frames of a clip share one.
 
         Returns:
             Views of the images' own size, on their device.
@@ -87,6 +87,7 @@ class Preset:
 _GREY = (128, 128, 128)
 _SIMCLR_JITTER = (0.8, 0.8, 0.8, 0.2)
 _BARLOW_TWINS_JITTER = (0.4, 0.4, 0.2, 0.1)
+_CLIPS_JITTER = (0.8, 0.8, 0.8, 0.4)
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
@@ -179,6 +180,15 @@ PRESETS: dict[str, Preset] = {
             enlarge=True,
             flip_rate=0.5,
             operations=distributions.color_distortion,
+        ),
+        Preset(
+            "simclr/clips",
+            "Harmonizing Attention, section 4.2; decisions in docs/views.md",
+            "crop of 9/10 of each side, flip, color jitter 0.8/0.8/0.8/0.4",
+            frame=partial(distributions.cropped, rate=0.9),
+            enlarge=True,
+            flip_rate=0.5,
+            operations=partial(distributions.jitter, strengths=_CLIPS_JITTER),
         ),
         Preset(
             "barlow_twins/1",

@@ -1,7 +1,8 @@
-"""The pixel cache: every image decoded once, at the working size, in one uint8 file that batches read from.
+"""The pixel cache: every image or clip decoded once, at the working size, in one uint8 file that batches read from.
 
-Rows are images in the order of their image set, C*H*W bytes each. Reading is `preadv` of a row into a buffer,
-so a process that reads from 100 GB holds one batch; a memory map would show up as memory of its own.
+Rows are images in the order of their image set, C*H*W bytes each, or clips, C*T*H*W bytes each. Reading is `preadv` of
+a row into a buffer, so a process that reads from 100 GB holds one batch; a memory map would show up as memory of its
+own.
 """
 
 import errno
@@ -34,32 +35,32 @@ DEVICE_RATE = 0.5
 
 
 class Pixels(Protocol):
-    """Where a stream reads images: uint8 (C, H, W) each, by row."""
+    """Where a stream reads images: uint8 (C, H, W) each, by row; or clips (C, T, H, W)."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     device: torch.device
     """Where `read` leaves pixels."""
 
     def __len__(self) -> int: ...
 
     def read(self, rows: Sequence[int] | Tensor, out: Tensor | None = None) -> Tensor:
-        """Return rows as uint8 (n, C, H, W), in `out` where given."""
+        """Return rows as uint8 (n, C, [T,] H, W), in `out` where given."""
         ...
 
 
 class ResidentPixels:
-    """Images held as one uint8 tensor (N, C, H, W), in memory or on an accelerator."""
+    """Images held as one uint8 tensor (N, C, [T,] H, W), in memory or on an accelerator."""
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels
         self.device = pixels.device
-        self.shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
+        self.shape = tuple(pixels.shape[1:])
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def read(self, rows: Sequence[int] | Tensor, out: Tensor | None = None) -> Tensor:
-        """Return rows as uint8 (n, C, H, W), in `out` where given."""
+        """Return rows as uint8 (n, C, [T,] H, W), in `out` where given."""
         index = torch.as_tensor(rows).to(self.device, non_blocking=True)
         return torch.index_select(self.pixels, 0, index, out=out)
 
@@ -107,9 +108,8 @@ class PixelCache:
         bad = zip(index["bad_rows"].tolist(), index["bad"].tolist(), strict=True)
         self.problems = [BadImage(row, *words) for row, words in bad]
         """Images that were set aside, by ascending row."""
-        channels, height, width = (int(n) for n in index["shape"])
-        self.shape = (channels, height, width)
-        self._stride = channels * height * width
+        self.shape = tuple(index["shape"].tolist())
+        self._stride = math.prod(self.shape)
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         if os.fstat(self._file).st_size != len(self) * self._stride:
@@ -119,7 +119,7 @@ class PixelCache:
         return len(self.affine)
 
     def read(self, rows: Sequence[int] | Tensor, out: Tensor | None = None) -> Tensor:
-        """Read rows, in any order, into `out` (contiguous uint8 on the CPU) or a new tensor (n, C, H, W)."""
+        """Read rows, in any order, into `out` (contiguous uint8 on the CPU) or a new tensor (n, C, [T,] H, W)."""
         places = rows.tolist() if isinstance(rows, Tensor) else rows
         if out is None:
             out = torch.empty((len(places), *self.shape), dtype=torch.uint8)
@@ -132,7 +132,7 @@ class PixelCache:
         return out
 
     def load(self, rows: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Return rows, or all of them, as one uint8 tensor (n, C, H, W) in memory."""
+        """Return rows, or all of them, as one uint8 tensor (n, C, [T,] H, W) in memory."""
         return self.read(range(len(self)) if rows is None else rows)
 
     def resident(self, device: torch.device) -> Pixels:
@@ -182,13 +182,16 @@ def build_cache(
         raise DataError("There is no image to decode. Check the source's path.")
     ids = blake2b("\n".join(images.ids).encode(), digest_size=16).hexdigest()
     asked = {"ids": ids, "size": size, "channels": channels, "fit": fit, "decoder": DECODER_VERSION}
+    if images.frames is not None:
+        asked["frames"] = images.frames
     path = folder / f"{fingerprint(asked)}.pixels"
+    work = Work(path.with_suffix(".part"), size, channels, fit, images.frames)
     if not _is_whole(path):
-        with _refusals(path, len(images) * channels * math.prod(size)):
+        with _refusals(path, len(images) * math.prod(work.shape)):
             folder.mkdir(parents=True, exist_ok=True)
             with locked(path.with_suffix(".lock")):
                 if not _is_whole(path):
-                    _build(images, Work(path.with_suffix(".part"), size, channels, fit), path, progress)
+                    _build(images, work, path, progress)
     cache = PixelCache(path)
     if len(cache.problems) == len(cache):
         first = cache.problems[0]
@@ -203,7 +206,7 @@ def _build(images: ImageSet, work: Work, path: Path, progress: Progress) -> None
     try:
         with work.path.open("wb") as file:
             if reserve := getattr(os, "posix_fallocate", None):  # macOS has none: a full disk shows later there
-                reserve(file.fileno(), 0, len(affine) * work.channels * math.prod(work.size))
+                reserve(file.fileno(), 0, len(affine) * math.prod(work.shape))
         with progress("decoding", len(affine)) as advance, closing(decode_all(images, work)) as chunks:
             for chunk in chunks:
                 affine[chunk.start : chunk.start + len(chunk.affine)] = chunk.affine
@@ -211,7 +214,7 @@ def _build(images: ImageSet, work: Work, path: Path, progress: Progress) -> None
                 advance(len(chunk.affine))
         problems.sort()
         index = {
-            "shape": np.array([work.channels, *work.size]),
+            "shape": np.array(work.shape),
             "affine": affine,
             "ids": np.array(images.ids),
             "bad_rows": np.array([problem.row for problem in problems], np.int64),

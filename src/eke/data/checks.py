@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from eke.data.decode import BadImageError, Header, inspect_and_decode
-from eke.data.images import ImageSet, Problem
+from eke.data.decode import BadImageError, Header, inspect_and_decode, of_frame
+from eke.data.images import ImageSet, Problem, frames_of
 from eke.errors import DataError
 from eke.progress import Progress, silent
 
@@ -24,7 +24,7 @@ class Checked:
     """What decoding every image of a set showed."""
 
     headers: tuple[Header | None, ...]
-    """One per row; None where the image cannot be decoded."""
+    """One per row, of a clip that of its middle frame; None where the image cannot be decoded."""
     thumbnails: np.ndarray
     """(n, 16, 18) uint8, grey; black where the image cannot be decoded."""
     problems: tuple[Problem, ...]
@@ -52,7 +52,7 @@ def check_images(image_set: ImageSet, progress: Progress = silent) -> Checked:
 def _look(image_set: ImageSet, row: int, thumbnails: np.ndarray) -> Header | Problem:
     path = image_set.paths[row]
     try:
-        header, grey = inspect_and_decode(image_set.read(row), channels=1)
+        header, grey = _middle(image_set, row)
     except BadImageError as error:
         return Problem(path, error.kind, error.detail, error.remedy)
     except DataError as error:
@@ -60,3 +60,13 @@ def _look(image_set: ImageSet, row: int, thumbnails: np.ndarray) -> Header | Pro
     height, width = THUMBNAIL
     thumbnails[row] = Image.fromarray(grey[..., 0]).resize((width, height), Image.Resampling.BOX)
     return header
+
+
+def _middle(image_set: ImageSet, row: int) -> tuple[Header, np.ndarray]:
+    """Decode an image, or every frame of a clip, of which the middle one is returned."""
+    frames = frames_of(image_set.read(row))
+    looked = []
+    for number, frame in enumerate(frames):
+        with of_frame(number, len(frames)):
+            looked.append(inspect_and_decode(frame, channels=1))
+    return looked[len(looked) // 2]

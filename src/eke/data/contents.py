@@ -40,6 +40,14 @@ class FileContents:
                 f"Cannot read {self.names[row]} in {self.root}: {error.strerror}. Restore it or its rights."
             ) from None
 
+    def stream(self, row: int) -> str:
+        """Return where a decoder finds one file that is too large to be read at once: its path."""
+        return str(Path(self.root) / self.names[row])
+
+    def select(self, rows: Sequence[int]) -> "FileContents":
+        """Return some of the files, in that order."""
+        return FileContents(Path(self.root), [self.names[row] for row in rows])
+
 
 class ZipContents:
     """Members of a zip, read in place: nothing is ever extracted to disk.
@@ -81,6 +89,14 @@ class ZipContents:
                 raise DataError(f"Cannot read {self.names[row]} in {self.path}: {error}. Pack it again.") from None
             except Exception as error:  # zlib.error and lzma.LZMAError share no base
                 raise DataError(f"{self.names[row]} in {self.path} is damaged: {error}. Pack it again.") from None
+
+    def stream(self, row: int) -> io.BytesIO:
+        """Return where a decoder finds one member: its bytes, since nothing is unpacked to disk."""
+        return io.BytesIO(self.read(row))
+
+    def select(self, rows: Sequence[int]) -> "ZipContents":
+        """Return some of the members, in that order."""
+        return ZipContents(Path(self.path), [self.names[row] for row in rows])
 
 
 class ParquetContents:

@@ -2,13 +2,14 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from eke.data.images import Content
+from eke.data.images import Content, ImageContent, frames_of
 from eke.errors import DataError
 
 MAX_PIXELS = 80_000_000
@@ -46,7 +47,7 @@ class Header(NamedTuple):
     """Whether EXIF data ask for a rotation or flip."""
 
 
-def decode(content: Content, *, channels: int | None) -> np.ndarray:
+def decode(content: ImageContent, *, channels: int | None) -> np.ndarray:
     """Decode one image to uint8 (H, W, C).
 
     The first frame of an animation, turned upright as EXIF says, 16 bits scaled to 8, palettes resolved,
@@ -64,7 +65,7 @@ def decode(content: Content, *, channels: int | None) -> np.ndarray:
     return inspect_and_decode(content, channels=channels)[1]
 
 
-def inspect_and_decode(content: Content, *, channels: int | None) -> tuple[Header, np.ndarray]:
+def inspect_and_decode(content: ImageContent, *, channels: int | None) -> tuple[Header, np.ndarray]:
     """Do `decode`, and return the header with it."""
     if isinstance(content, np.ndarray):
         height, width = content.shape[:2]
@@ -244,6 +245,40 @@ def fit(image: np.ndarray, size: Sequence[int], how: str) -> tuple[np.ndarray, n
         pixels = canvas
     affine = np.array([[x_scale, 0, x - left * x_scale], [0, y_scale, y - top * y_scale]], dtype=np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), affine
+
+
+def decode_and_fit(content: Content, size: Sequence[int], *, channels: int, how: str) -> tuple[np.ndarray, np.ndarray]:
+    """Do `decode` and `fit`; the frames of a clip alike.
+
+    Args:
+        content: of an image or a clip.
+        size: (h, w) to bring it to.
+        channels: 1 or 3.
+        how: crop, pad or stretch.
+
+    Returns:
+        uint8 (C, h, w), or (C, T, h, w) of a clip; and the affine of `fit`, of a clip that of its first frame.
+
+    Raises:
+        BadImageError: the image, or a frame of the clip, which is named, cannot be decoded.
+    """
+    frames = frames_of(content)
+    fitted = []
+    for number, frame in enumerate(frames):
+        with of_frame(number, len(frames)):
+            fitted.append(fit(decode(frame, channels=channels), size, how))
+    return (np.stack([pixels for pixels, _ in fitted], 1) if len(frames) > 1 else fitted[0][0]), fitted[0][1]
+
+
+@contextmanager
+def of_frame(number: int, n_frames: int) -> Iterator[None]:
+    """Let a BadImageError name its frame, where it is one of a clip."""
+    try:
+        yield
+    except BadImageError as error:
+        if n_frames == 1:
+            raise
+        raise BadImageError(error.kind, f"frame {number} of {n_frames}: {error.detail}", error.remedy) from None
 
 
 def _resized(image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:

@@ -24,12 +24,14 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from eke.data.decode import BadImageError, decode, fit
-from eke.data.images import Content, ImageSet
+from eke.data.decode import BadImageError, decode, decode_and_fit
+from eke.data.images import Content, ImageSet, frames_of
 from eke.errors import DataError
 
 CHUNK = 4 * 2**20
 """Bytes of pixels that one worker decodes before it writes them: bounds the memory of building."""
+HELD = 64 * 2**20
+"""Bytes of arrays that one worker is given at once: clips of videos come decoded, in full size."""
 WORTH_SECONDS = 2.0
 """Remaining single-thread seconds above which helpers, which take a few tenths to start, are worth it."""
 DECODER_VERSION = f"2, Pillow {PIL.__version__}"
@@ -52,7 +54,7 @@ class Survey(NamedTuple):
 
 
 def survey(images: ImageSet) -> Survey:
-    """Choose a working size and the number of channels from up to SAMPLED evenly spaced images.
+    """Choose a working size and the number of channels from up to SAMPLED evenly spaced images; of clips the middle.
 
     Raises:
         DataError: none of them can be decoded.
@@ -62,7 +64,8 @@ def survey(images: ImageSet) -> Survey:
     sizes, gray, reason = [], True, "the image set is empty"
     for row in sorted({i * n // SAMPLED for i in range(SAMPLED)} if n else ()):
         try:
-            pixels = decode(images.read(row), channels=3)
+            frames = frames_of(images.read(row))
+            pixels = decode(frames[len(frames) // 2], channels=3)
         except (BadImageError, OSError) as error:
             reason = str(error)
             continue
@@ -82,6 +85,13 @@ class Work(NamedTuple):
     size: tuple[int, int]
     channels: int
     how: str
+    frames: int | None = None
+    """T of clips."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, h, w) of an image or (C, T, h, w) of a clip."""
+        return (self.channels, *([] if self.frames is None else [self.frames]), *self.size)
 
 
 class BadImage(NamedTuple):
@@ -124,8 +134,8 @@ def decode_chunk(chunk: Chunk) -> Decoded:
         OSError: the file cannot be written.
 
     """
-    path, size, channels, how = chunk.work
-    pixels = np.zeros((len(chunk.contents), channels, *size), np.uint8)
+    work = chunk.work
+    pixels = np.zeros((len(chunk.contents), *work.shape), np.uint8)
     affine = np.zeros((len(chunk.contents), 2, 3), np.float32)
     problems = []
     for i, content in enumerate(chunk.contents):
@@ -133,7 +143,7 @@ def decode_chunk(chunk: Chunk) -> Decoded:
             problems.append(content)
             continue
         try:
-            pixels[i], affine[i] = fit(decode(content, channels=channels), size, how)
+            pixels[i], affine[i] = decode_and_fit(content, work.size, channels=work.channels, how=work.how)
         except BadImageError as error:
             problems.append(BadImage(chunk.start + i, chunk.paths[i], error.kind, error.detail, error.remedy))
         except Exception as error:  # whatever one image makes a decoder raise, the others must be decoded
@@ -141,7 +151,7 @@ def decode_chunk(chunk: Chunk) -> Decoded:
             problems.append(
                 BadImage(chunk.start + i, chunk.paths[i], "damaged", words, "Restore the file from its source")
             )
-    with path.open("r+b", buffering=0) as file:
+    with work.path.open("r+b", buffering=0) as file:
         file.seek(chunk.start * pixels[0].nbytes)
         left = memoryview(pixels.reshape(-1))  # type: ignore[arg-type]  # numpy's stubs before Python 3.12
         while left:
@@ -158,7 +168,7 @@ def decode_all(images: ImageSet, work: Work) -> Generator[Decoded]:
 
     """
     n = len(images)
-    step = max(1, CHUNK // (work.channels * math.prod(work.size)))
+    step = _chunk_rows(images, work)
     chunks = [range(i, min(i + step, n)) for i in range(0, n, step)]
     started = time.perf_counter()
     yield decode_chunk(_read_chunk(images, work, chunks[0]))
@@ -182,6 +192,16 @@ def decode_all(images: ImageSet, work: Work) -> Generator[Decoded]:
         stack.callback(pool.shutdown, cancel_futures=True)
         for done in as_completed([pool.submit(run, rows) for rows in chunks[1:]]):
             yield done.result()
+
+
+def _chunk_rows(images: ImageSet, work: Work) -> int:
+    """Return how many rows one worker takes at once."""
+    rows = CHUNK // math.prod(work.shape)
+    if work.frames is not None:
+        first = _read_chunk(images, work, range(1)).contents[0]
+        if isinstance(first, np.ndarray):
+            rows = min(rows, HELD // first.nbytes)
+    return max(1, rows)
 
 
 def _read_chunk(images: ImageSet, work: Work, rows: range) -> Chunk:

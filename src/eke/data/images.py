@@ -1,4 +1,4 @@
-"""The value that every other part speaks of: images with identities, labels, groups and declared splits."""
+"""The value that every other part speaks of: images or clips with identities, labels, groups and declared splits."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +13,10 @@ from eke.errors import DataError, did_you_mean
 NO_CLASS = "none of the classes"
 """What an image is called that is labeled with no class, where images may have several."""
 
-Content = bytes | np.ndarray
+ImageContent = bytes | np.ndarray
 """One image as its source holds it: an encoded file, or an array (H, W[, C])."""
+Content = ImageContent | tuple[bytes, ...]
+"""One image, or one clip: its encoded frames, or an array (T, H, W, C)."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class ImageSet:
     """Path of each row that was folded -> path of the row that stands for it."""
     boxes: tuple[tuple[Box, ...], ...] | None = field(default=None, repr=False)
     """Boxes of each row, or None where the source draws none."""
+    frames: int | None = None
+    """T, where every row is a clip of T frames; None: every row is an image."""
 
     @property
     def several(self) -> bool:
@@ -143,13 +147,37 @@ def _pick(values: Sequence[str], chosen: np.ndarray) -> tuple[str, ...]:
 def content_id(content: Content) -> str:
     """Return the id of an image: blake2b with a digest of 16 bytes, in hexadecimal digits.
 
-    Files are hashed as they are; arrays as shape, dtype and bytes, so that a reshaped array is another image.
+    Files are hashed as they are; arrays as shape, dtype and bytes, so that a reshaped array is another image; a clip of
+    encoded frames by the ids of its frames.
     """
+    if isinstance(content, tuple):
+        return hashlib.blake2b(bytes.fromhex("".join(map(content_id, content))), digest_size=16).hexdigest()
     if isinstance(content, bytes):
         return hashlib.blake2b(content, digest_size=16).hexdigest()
     digest = hashlib.blake2b(f"{content.shape}{content.dtype.str}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(content).data)
     return digest.hexdigest()
+
+
+def frames_of(content: Content) -> Sequence[ImageContent]:
+    """Return the frames of a clip, in their order; of an image, it alone."""
+    if isinstance(content, tuple):
+        return content
+    return list(content) if isinstance(content, np.ndarray) and content.ndim == 4 else [content]
+
+
+def require_alike(first: ImageSet, second: ImageSet) -> None:
+    """Refuse images beside clips, and clips of different lengths.
+
+    Raises:
+        DataError: the two sets are not of one kind.
+    """
+    if first.frames != second.frames:
+        one, other = (
+            f"{each.source} holds {'images' if each.frames is None else f'clips of {each.frames} frames'}"
+            for each in (first, second)
+        )
+        raise DataError(f"{one}, and {other}: both must be alike. Frames are read as images by data.group_level=true.")
 
 
 def sort_classes(words: Iterable[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The options `data.*`."""
+"""The options `data.*` and `clip.*`."""
 
 from typing import Literal, Self
 
@@ -8,6 +8,39 @@ from eke.config import Options
 
 MAX_VAL_RATE = 0.9
 """Something must be left to train on."""
+
+
+class ClipOptions(Options):
+    """How recordings, where a source holds some, are cut into clips of equal length. Images ignore it."""
+
+    seconds: float = Field(4.0, gt=0)
+    """Length of a clip."""
+    fps: float = Field(4.0, gt=0)
+    """Frames per second that videos are resampled to; folders of frames are taken as they are, at this rate."""
+    stride: float | None = Field(None, gt=0)
+    """Seconds from the start of one clip to that of the next; default: clip.seconds, so that none overlap."""
+
+    @model_validator(mode="after")
+    def _whole_frames(self) -> Self:
+        if self.frames < 2 or not _is_whole(self.seconds * self.fps):
+            raise ValueError("choose seconds and fps such that a clip has a whole number of frames, 2 or more")
+        if self.step < 1 or not _is_whole((self.stride or self.seconds) * self.fps):
+            raise ValueError("choose stride and fps such that clips begin a whole number of frames apart")
+        return self
+
+    @property
+    def frames(self) -> int:
+        """T: frames of a clip."""
+        return round(self.seconds * self.fps)
+
+    @property
+    def step(self) -> int:
+        """Frames from the start of one clip to that of the next."""
+        return round((self.stride or self.seconds) * self.fps)
+
+
+def _is_whole(number: float) -> bool:
+    return abs(number - round(number)) < 1e-6
 
 
 class DataOptions(Options):

@@ -40,6 +40,8 @@ class Rows:
     """Classes that the source declares, with or without images."""
     problems: list[Problem] = field(default_factory=list)
     boxes: list[tuple[Box, ...]] | None = None
+    frames: int | None = None
+    """T, where every row is a clip of T frames."""
 
 
 def class_names(words: Iterable[Word]) -> set[str]:

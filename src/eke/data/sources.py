@@ -10,18 +10,32 @@ import numpy as np
 from eke.data import builtin
 from eke.data.contents import FileContents, JoinedContents
 from eke.data.identity import EMPTY, UNREADABLE, ids_of
-from eke.data.images import ImageSet, Problem, Word, number_labels, sort_classes, unknown_labels, with_classes
+from eke.data.images import (
+    Content,
+    ImageSet,
+    Problem,
+    Word,
+    number_labels,
+    require_alike,
+    sort_classes,
+    unknown_labels,
+    with_classes,
+)
 from eke.data.labels import apply_labels, conflict
 from eke.data.layouts import read_tree
+from eke.data.options import ClipOptions
+from eke.data.recordings import cut_recordings
 from eke.data.rows import Rows, class_names
 from eke.data.table_layouts import read_manifest
 from eke.data.tables import image_column, image_parquet, is_table
-from eke.data.trees import Stamp, is_image, open_folder, open_zip
+from eke.data.trees import Stamp, is_media, open_folder, open_zip
 from eke.errors import DataError, did_you_mean
 from eke.progress import Progress, silent
 
 Arrays = np.ndarray | tuple[np.ndarray, np.ndarray | Sequence[object]]
 """Images (N, H, W[, C]); or such images and N labels, where -1, None and "" mean unlabeled."""
+FOUR_SECONDS = ClipOptions()
+"""How recordings are cut where nothing else is said."""
 
 
 def open_images(
@@ -30,22 +44,25 @@ def open_images(
     labels: Sequence[Path] = (),
     download: bool = False,
     group_level: bool = False,
+    clip: ClipOptions | None = FOUR_SECONDS,
     progress: Progress = silent,
 ) -> ImageSet:
-    """Open images, give each its id, fold equal ones, and lay label files over their labels.
+    """Open images or clips, give each its id, fold equal ones, and lay label files over their labels.
 
     Args:
         source: a folder (of class folders, of train/val/test folders, or flat with a table), a zip of one, a
             CSV, TSV, JSONL or Parquet table, an image Parquet file, an .npz, one image, "digits", the name of
-            a torchvision set, or arrays.
+            a torchvision set, a video, or arrays.
         labels: label files; later ones win. See `apply_labels`.
         download: whether a torchvision set may be downloaded.
         group_level: whether the folder below the class folder names the group (class/patient/image.jpg). The
-            same name below two classes is the same group.
+            same name below two classes is the same group. Frames of clips are then single images.
+        clip: how recordings (folders of frames, videos) are cut; None: single images are needed, also of frames.
         progress: shows the hashing of images that were not seen before.
 
     Raises:
         DataError: the source does not exist, cannot be read, or holds no image.
+        ConfigError: it holds videos, and PyAV is not installed.
     """
     if isinstance(source, np.ndarray):
         rows, name = builtin.array_rows(source, None, "array"), "array"
@@ -53,7 +70,7 @@ def open_images(
         rows, name = builtin.array_rows(np.asarray(source[0]), source[1], "array"), "array"
     else:
         name = str(source)
-        rows = _named_rows(name, download, group_level)
+        rows = cut_recordings(_named_rows(name, download, group_level, clip is not None), name, clip)
     if not rows.paths:
         raise DataError(f"{name} holds no image. Check the path.")
     root = str(Path(name).absolute()) if rows.stamps is not None else name
@@ -61,12 +78,12 @@ def open_images(
     return apply_labels(image_set, [Path(file) for file in labels]) if labels else image_set
 
 
-def _named_rows(name: str, download: bool, group_level: bool) -> Rows:
+def _named_rows(name: str, download: bool, group_level: bool, clips: bool) -> Rows:
     path = Path(name).expanduser()
     if path.is_dir():
-        return read_tree(open_folder(path), group_level)
+        return read_tree(open_folder(path), group_level, clips=clips)
     if path.is_file():
-        return _file_rows(path, group_level)
+        return _file_rows(path, group_level, clips)
     if name == "digits":
         return builtin.digits_rows()
     if name in builtin.TORCHVISION:
@@ -78,10 +95,10 @@ def _named_rows(name: str, download: bool, group_level: bool) -> Rows:
     )
 
 
-def _file_rows(path: Path, group_level: bool) -> Rows:
+def _file_rows(path: Path, group_level: bool, clips: bool) -> Rows:
     suffix = path.suffix.lower()
     if suffix == ".zip":
-        return read_tree(open_zip(path), group_level)
+        return read_tree(open_zip(path), group_level, clips=clips)
     if suffix == ".npz":
         return builtin.npz_rows(path)
     status = path.stat()
@@ -92,11 +109,11 @@ def _file_rows(path: Path, group_level: bool) -> Rows:
             return image_parquet(path, path.name, column, stamp)
     if is_table(path.name):
         return read_manifest(path)
-    if is_image(path.name):
+    if is_media(path.name):
         return Rows(FileContents(path.parent, [path.name]), [path.name], [""], [stamp])
     raise DataError(
         f"{path} is not a source that eke knows. Give a folder, a .zip, .csv, .tsv, .jsonl, .parquet or .npz "
-        f"file, or one image."
+        f"file, one image or one video."
     )
 
 
@@ -155,6 +172,7 @@ def fold(rows: Rows, ids: Sequence[str], source: str) -> ImageSet:
         rows=np.array(kept, dtype=np.int64),
         folded=folded,
         boxes=None if rows.boxes is None else tuple(rows.boxes[row] for row in kept),
+        frames=rows.frames,
     )
 
 
@@ -190,6 +208,7 @@ def with_unlabeled(train: ImageSet, others: ImageSet) -> ImageSet:
 
 def _joined(first: ImageSet, second: ImageSet, word: str) -> ImageSet:
     """Put the rows of two sets of equal classes into one; those of the second are called `word`."""
+    require_alike(first, second)
     parts = (first, second)
     split = (first.split or ("",) * len(first)) + (word,) * len(second)
     groups = tuple(name for part in parts for name in part.groups or _alone(part))
@@ -219,5 +238,5 @@ class _Chosen:
     def __init__(self, image_set: ImageSet) -> None:
         self.contents, self.rows = image_set.contents, image_set.rows
 
-    def read(self, row: int) -> bytes | np.ndarray:
+    def read(self, row: int) -> Content:
         return self.contents.read(int(self.rows[row]))

@@ -58,7 +58,7 @@ class Stream:
     end of an epoch (or of several: a pool may be smaller than a batch) goes on in the next.
 
     Args:
-        pixels: uint8 images by row: a `PixelCache`, or `ResidentPixels` on the CPU or on `device`.
+        pixels: uint8 images or clips by row: a `PixelCache`, or `ResidentPixels` on the CPU or on `device`.
         labeled: rows of the labeled pool in `pixels`; may be empty where the plan has no labeled view.
         labels: their classes, 0 to K-1; or of each K of 0 and 1, where it may have several.
         unlabeled: rows of the unlabeled pool; may be empty where the plan has no unlabeled view.
@@ -142,7 +142,7 @@ class Stream:
             [collectives.local_slice(self._positions(side, len(rows), step * size, size)) for step in steps]
         )
         images = self._read(rows[index.flatten()])
-        source_size, channels = (images.shape[2], images.shape[3]), images.shape[1]
+        source_size, channels = (images.shape[-2], images.shape[-1]), images.shape[1]
         start = collectives.rank() * index.shape[1]
         views: list[dict[str, View]] = [{} for _ in steps]
         for name, preset in presets.items():

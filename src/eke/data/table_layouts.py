@@ -19,7 +19,7 @@ from eke.data.tables import (
     read_table,
     split_and_groups,
 )
-from eke.data.trees import Stamp, Tree, is_image
+from eke.data.trees import Stamp, Tree, is_image, is_media
 from eke.errors import DataError
 
 LABEL_TABLES = {"labels", "manifest", "metadata"}
@@ -56,7 +56,7 @@ def read_table_layout(tree: Tree, group_level: bool) -> Rows:
     name = _table_name(tree)
     assert name is not None
     table = read_table(tree.read(name), name)
-    known = {composed(image): image for image in tree.names if is_image(image)}
+    known = {composed(image): image for image in tree.names if is_media(image)}
     found = [known.get(composed(path)) for path in table_paths(table, name)]
     problems = _missing(table, name, found)
     kept = [row for row, image in enumerate(found) if image is not None]
@@ -169,7 +169,7 @@ def read_parquets(tree: Tree, group_level: bool) -> Rows:
 
 def ignored_files(tree: Tree, used: set[str]) -> list[Problem]:
     """Say in one problem per ending which files are no images by name."""
-    others = [name for name in tree.names if name not in used and not is_image(name)]
+    others = [name for name in tree.names if name not in used and not is_media(name)]
     endings = Counter(PurePosixPath(name).suffix.lower() or "none" for name in others)
     first = {PurePosixPath(name).suffix.lower() or "none": name for name in reversed(others)}
     remedy = "Give images an ending such as .jpg or .png; nothing to do if these are none"

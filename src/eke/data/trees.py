@@ -15,6 +15,7 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga", ".avif"),
 )
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 MAX_MEMBER = 4 * 2**30
 """Largest declared size of one member of a zip."""
 MAX_RATE, FREE_BYTES = 100, 2**30
@@ -56,6 +57,16 @@ class Tree:
 def is_image(name: str) -> bool:
     """Tell by its ending whether a file should be an image."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_video(name: str) -> bool:
+    """Tell by its ending whether a file should be a video."""
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def is_media(name: str) -> bool:
+    """Tell by its ending whether a file should be an image or a video."""
+    return is_image(name) or is_video(name)
 
 
 def open_folder(path: Path) -> Tree:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from eke.config import Options, parse
+from eke.data.options import ClipOptions
 from eke.errors import CheckpointError, ConfigError, first_line
 from eke.files import write_atomic, write_json
 from eke.models.backbones import build_network
@@ -38,6 +39,18 @@ class ModelCard(Options):
     """Mean of the training pixels per channel, in [0, 1]; the network subtracts it itself."""
     std: tuple[float, ...]
     """Standard deviation likewise."""
+    clip: ClipOptions | None = None
+    """How recordings are cut into clips, where it reads clips; None for images."""
+
+    @property
+    def frames(self) -> int | None:
+        """T of a clip; None for images."""
+        return None if self.clip is None else self.clip.frames
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an image or (C, T, H, W) of a clip."""
+        return (self.channels, *([] if self.frames is None else [self.frames]), *self.size)
 
 
 def new_network(card: ModelCard, seed: int) -> Network:
@@ -51,6 +64,7 @@ def new_network(card: ModelCard, seed: int) -> Network:
         std=card.std,
         seed=seed,
         several=card.several,
+        frames=card.frames,
     )
 
 

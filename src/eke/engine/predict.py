@@ -16,8 +16,8 @@ from eke.files import write_atomic
 from eke.models.network import Network, Outputs
 
 BLOCK = 256
-"""Images per forward pass. Fixed, and the last block is padded, so that a figure does not depend on how the
-images were grouped."""
+"""Images, or frames of clips, per forward pass. Fixed, and the last block is padded, so that a figure does not depend
+on how the images were grouped."""
 
 
 class Predictions(NamedTuple):
@@ -85,7 +85,7 @@ def predict_probs(
 
     Args:
         network: put into evaluation mode and back.
-        read: positions -> uint8 pixels (n, C, H, W), as `PixelCache.read`.
+        read: positions -> uint8 pixels (n, C, [T,] H, W), as `PixelCache.read`.
         indices: n positions to predict.
         device: where the network is.
         advance: told the number of images done, for a progress bar.
@@ -107,7 +107,7 @@ def embed(
 
     Args:
         network: returns Outputs; put into evaluation mode and back.
-        read: positions -> uint8 pixels (n, C, H, W), as `PixelCache.read`.
+        read: positions -> uint8 pixels (n, C, [T,] H, W), as `PixelCache.read`.
         indices: n positions to embed.
         device: where the network is.
         advance: told the number of images done, for a progress bar.
@@ -132,9 +132,11 @@ def _forward(
     blocks = []
     try:
         with torch.inference_mode():
-            for start in range(0, len(indices), BLOCK):
-                part = list(indices[start : start + BLOCK])
-                padded = part + [part[-1]] * (BLOCK - len(part)) if len(indices) > BLOCK else part
+            frames = (network.frames or 1) if isinstance(network, Network) else 1
+            rows = max(1, BLOCK // frames)
+            for start in range(0, len(indices), rows):
+                part = list(indices[start : start + rows])
+                padded = part + [part[-1]] * (rows - len(part)) if len(indices) > rows else part
                 pixels = read(padded).to(device).float().div_(255)
                 blocks.append(taken(network(pixels))[: len(part)].cpu())
                 advance(len(part))

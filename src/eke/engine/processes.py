@@ -89,7 +89,7 @@ def place_method(
             stacklevel=2,
         )
     if options.channels_last:
-        method.to(memory_format=torch.channels_last)
+        method.to(memory_format=torch.channels_last_3d if network.sees_motion else torch.channels_last)
     if options.compile:
         compile_below(network, layers, size)
     method.to(device)

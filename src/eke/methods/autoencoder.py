@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from eke.collectives import global_mean
 from eke.config import Options
 from eke.data.stream import Batch, ViewPlan
+from eke.errors import ConfigError
 from eke.methods.contract import Setting, StepResult
 from eke.models.heads import Decoder
 from eke.models.network import Network
@@ -53,9 +54,11 @@ class Autoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, network: Network, setting: Setting) -> None:
         super().__init__()
+        if len(setting.image_shape) > 3:
+            raise ConfigError("The autoencoder paints images, not clips. Choose another method, such as simclr.")
         self.config = config
         self.network = network
-        self.decoder = Decoder(setting.embedding_width, setting.image_shape)
+        self.decoder = Decoder(setting.embedding_width, (setting.image_shape[0], *setting.size))
 
     def forward(self, batch: Batch) -> StepResult:
         images = batch.u["weak"].pixels

@@ -24,16 +24,21 @@ class Setting(NamedTuple):
     """Steps of the whole run: ramps are fractions of it."""
     seed: int
     """The run's seed, for `rng(seed, batch.step, stream)`."""
-    image_shape: tuple[int, int, int]
-    """(C, H, W) of the images."""
+    image_shape: tuple[int, ...]
+    """(C, H, W) of the images, or (C, T, H, W) of the clips."""
     embedding_width: int
     """D of `Outputs.embedding`, which a method's own heads read."""
     attention: AttentionOptions = AttentionOptions()
     """For `AttentionTerm`, of methods whose network sees two views of an unlabeled image."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of images and frames."""
+        return (self.image_shape[-2], self.image_shape[-1])
+
     def attend(self, network: Network) -> AttentionTerm:
         """Make the attention term of a method around `network`, the one that is trained; errors as there."""
-        return AttentionTerm(self.attention, network, self.image_shape[1:], self.total_steps)
+        return AttentionTerm(self.attention, network, self.size, self.total_steps)
 
 
 class PseudoLabels(NamedTuple):

@@ -98,7 +98,7 @@ class GradCAMConsistency(nn.Module):
         self.network = network
         if setting.attention.weight > 0:
             raise ConfigError("attention.weight is method.gamma of this method. Set that one.")
-        size = setting.image_shape[1:]
+        size = setting.size
         looks_at_layers = config.gamma > 0 and setting.attention.map != "saliency"
         chosen = config.layer or (tuple(layers(network, size)[-1:]) if looks_at_layers else ())
         options = setting.attention.model_copy(update={"weight": config.gamma, "layer": chosen})

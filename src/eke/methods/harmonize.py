@@ -53,7 +53,7 @@ from eke.models.norm import running_statistics
 from eke.randomness import rng
 
 HELD_OUT_BLOCK = 16
-"""Images whose explanations are compared at once where they are only measured."""
+"""Images, or frames of clips, whose explanations are compared at once where they are only measured."""
 
 
 class HarmonizeConfig(Options):
@@ -97,7 +97,7 @@ class Harmonize(nn.Module):
         self.seed = setting.seed
         if setting.attention.weight > 0:
             raise ConfigError("attention.weight is another loss than this method's. Leave it out.")
-        size = setting.image_shape[1:]
+        size = setting.size
         self.layer = explained_layer(network, config, size)
         # names what is looked at, and refuses a layer that there is not; its loss is not used
         looked_at = AttentionOptions(weight=1.0, layer=(self.layer,))
@@ -131,7 +131,7 @@ class Harmonize(nn.Module):
 
         Args:
             network: of the structure of the trained one, in evaluation mode.
-            images: (N, C, H, W), floats in [0, 1].
+            images: (N, C, [T,] H, W), floats in [0, 1].
 
         Returns:
             attention_agreement and attention_flat_rate, means over images.
@@ -176,7 +176,8 @@ def agreement_by_image(network: Network, images: Tensor, config: HarmonizeConfig
     Returns:
         Both on the CPU, not differentiable.
     """
-    found = [compare(network, part, config, layer) for part in images.split(HELD_OUT_BLOCK)]
+    parts = images.split(max(1, HELD_OUT_BLOCK // (network.frames or 1)))
+    found = [compare(network, part, config, layer) for part in parts]
     return torch.cat([each.similarity.detach() for each in found]).cpu(), torch.cat([each.flat for each in found]).cpu()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eke.errors import CheckpointError, ConfigError, did_you_mean
 from eke.losses.kinds import IN_SHARES, ONE, YES_OR_NO
-from eke.models.network import ModelOptions, Network
+from eke.models.network import ModelOptions, Network, reads_clips
 from eke.models.resnet import ResNet20, resnet
 from eke.models.small import Cnn8, LeNet, Small
 from eke.models.tap import Layout, similar_layer
@@ -21,6 +21,8 @@ from eke.randomness import mixed_seed
 
 OWN = ("small", "lenet", "cnn8", "resnet20", "wrn-28-2", "wrn-28-8", "resnet18", "resnet50")
 """The names of eke's own models."""
+VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18")
+"""The names of torchvision's models that read clips (Tran et al. 2018, arXiv:1711.11248)."""
 
 
 class _Body(NamedTuple):
@@ -66,6 +68,7 @@ def build_network(
     std: Sequence[float],
     seed: int,
     several: bool = False,
+    frames: int | None = None,
 ) -> Network:
     """Make the network; the same arguments give the same weights, and no global random state is touched.
 
@@ -81,6 +84,7 @@ def build_network(
         std: likewise.
         seed: of the initial weights.
         several: whether an image may have several labels.
+        frames: T of clips; None for images. Models of images read clips frame by frame.
 
     Raises:
         ConfigError: no such model, or it cannot be made for these images or with these options.
@@ -91,7 +95,7 @@ def build_network(
         # torch.manual_seed would also reseed accelerators, whose state is not restored
         torch.default_generator.manual_seed(mixed_seed(seed, 0, "network"))
         body = _make(name, options, channels, size)
-        width = _embedding_width(body.module, body.channels, size, name)
+        width = _embedding_width(body.module, body.channels, size, frames, name)
         head = _head(width, n_classes, name)
     if len(mean) == 1:
         mean, std = tuple(mean) * body.channels, tuple(std) * body.channels
@@ -108,6 +112,7 @@ def build_network(
         dropout=body.head_dropout,
         layout=body.layout,
         kind=(YES_OR_NO if options.several == "yes_or_no" else IN_SHARES) if several else ONE,
+        frames=frames,
     )
 
 
@@ -120,9 +125,10 @@ def from_module(
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     std: Sequence[float] = (0.25, 0.25, 0.25),
     layout: Layout | None = None,
+    frames: int | None = None,
     seed: int = 0,
 ) -> Network:
-    """Make a network of any module that gives (N, D), or maps (N, D, h, w), which are averaged.
+    """Make a network of any module that gives (N, D), or maps (N, D, [t,] h, w), which are averaged.
 
     Args:
         module: becomes the body; it is not copied.
@@ -132,6 +138,8 @@ def from_module(
         mean: one number for each channel that the module reads, for images in [0, 1].
         std: likewise.
         layout: how the tensors inside hold the image, where it is not (N, C, h, w).
+        frames: T of the clips to classify; None for images. Clips are read frame by frame, unless the module has 3-D
+            convolutions.
         seed: of the new head's weights.
 
     Raises:
@@ -144,9 +152,9 @@ def from_module(
         module.set_submodule(head, nn.Identity())
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(mixed_seed(seed, 0, "network"))
-        width = _embedding_width(module, len(mean), size, type(module).__name__)
+        width = _embedding_width(module, len(mean), size, frames, type(module).__name__)
         new_head = _head(width, n_classes, "")
-    return Network(module, new_head, width=width, mean=mean, std=std, layout=layout)
+    return Network(module, new_head, width=width, mean=mean, std=std, layout=layout, frames=frames)
 
 
 def _make(name: str, options: ModelOptions, channels: int, size: tuple[int, int]) -> _Body:
@@ -212,15 +220,20 @@ def _torchvision(name: str, pretrained: bool, channels: int, size: tuple[int, in
     tokens = 1 if isinstance(module, models.VisionTransformer) else None
     layout = Layout(channels_last=isinstance(module, models.SwinTransformer), prefix_tokens=tokens)
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return _Body(module, 3, layout, rate, imagenet)
+    kinetics = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+    return _Body(module, 3, layout, rate, kinetics if name in VIDEO else imagenet)
 
 
-def _embedding_width(module: nn.Module, channels: int, size: tuple[int, int], name: str) -> int:
-    """Return D, from one black image."""
+def _embedding_width(module: nn.Module, channels: int, size: tuple[int, int], frames: int | None, name: str) -> int:
+    """Return D, from one black image or clip."""
+    spans_time = reads_clips(module)
+    if spans_time and frames is None:
+        raise ConfigError(f"{name} reads clips, and these are images: choose another model.name, such as resnet18.")
+    shape = (channels, *([frames] if spans_time and frames else []), *size)
     probe = copy.deepcopy(module).eval()  # a copy: modes and running statistics stay as they are
     try:
         with torch.no_grad():
-            embedding = probe(torch.zeros(1, channels, *size))
+            embedding = probe(torch.zeros(1, *shape))
     except (AssertionError, RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ConfigError(f"{name} cannot read {channels}-channel images of {size}: {error}") from error
     if not isinstance(embedding, Tensor) or embedding.ndim < 2:
@@ -258,7 +271,7 @@ def _load(body: nn.Module, path: Path) -> tuple[list[float], list[float]] | None
 def _torchvision_names() -> list[str]:
     from torchvision import models
 
-    return models.list_models(module=models)
+    return [*models.list_models(module=models), *VIDEO]
 
 
 def _suggestion(name: str, source: str) -> str:

@@ -37,7 +37,7 @@ def modules_below(network: Network, layers: Sequence[str], size: tuple[int, int]
     for name, module in probe.body.named_modules():
         module.register_forward_hook(lambda *_, name=name: done.append(name))
     with torch.no_grad():
-        probe(torch.zeros(1, len(network.mean), *size).to(network.mean))
+        probe(torch.zeros(1, *network.input_shape(size)).to(network.mean))
     last = {name: place for place, name in enumerate(done)}
     first = min(last[layer] for layer in layers)
     below = {name for name, place in last.items() if place < first}

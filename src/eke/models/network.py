@@ -1,4 +1,4 @@
-"""The classifier: images in [0, 1] -> logits, embedding and named feature maps, all of one forward."""
+"""The classifier: images or clips in [0, 1] -> logits, embedding and named feature maps, all of one forward."""
 
 import copy
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class ModelOptions(Options):
 
     name: str = "auto"
     """auto (by the images' size), small, lenet, cnn8, resnet20, wrn-28-2, wrn-28-8, resnet18, resnet50,
-    timm/NAME or torchvision/NAME."""
+    timm/NAME or torchvision/NAME; of clips each frame by itself, or torchvision/r3d_18, mc3_18 or r2plus1d_18."""
     pretrained: bool = False
     """Start from the published weights of a timm or torchvision model; they are downloaded."""
     weights: Path | None = None
@@ -39,18 +39,28 @@ class Outputs(NamedTuple):
     logits: Tensor
     """(N, K)."""
     embedding: Tensor
-    """(N, D): what the body gives and the head reads, not of unit length."""
+    """(N, D): what the body gives and the head reads, not of unit length; of clips the mean over frames."""
     features: dict[str, Tensor]
-    """Layer -> (N, C, h, w), in the order asked for; logits can be differentiated with respect to each."""
+    """Layer -> (N, C, h, w), of clips (N, C, t, h, w), in the order asked for; logits can be differentiated with
+    respect to each."""
+
+
+_READS_CLIPS = (
+    "This model reads clips, with 3-D convolutions, and these are images. Choose another model.name, such as resnet18."
+)
 
 
 class Network(nn.Module):
     """Normalization, a body (images -> embedding) and a head (embedding -> logits).
 
+    A body with 3-D convolutions reads clips (N, C, T, H, W). Any other reads images and, of a clip, frame by frame;
+    then the clip's embedding is the mean of those of its frames, and its maps are those of its frames in their order.
+
     Mean and standard deviation are buffers, so that saved weights know how their images are normalized.
 
     Args:
-        body: maps normalized images (N, C, H, W) to (N, D), or to maps (N, D, h, w), which are averaged.
+        body: maps normalized images (N, C, H, W), or clips (N, C, T, H, W), to (N, D), or to maps (N, D, [t,] h, w),
+            which are averaged.
         head: maps (N, D) to (N, K), usually a `Linear`; `Identity` for a network without classes.
         width: D.
         mean: one number for each channel that the body reads, in units of [0, 1] images.
@@ -58,9 +68,11 @@ class Network(nn.Module):
         dropout: rate of dropout between embedding and head; `Outputs.embedding` is taken before it.
         layout: how the tensors inside the body hold the image, where it is not (N, C, h, w).
         kind: what the logits say: one class an image, or several.
+        frames: T of the clips that are classified; None for images.
 
     Raises:
-        ConfigError: `mean` and `std` do not belong together, or a standard deviation is not positive.
+        ConfigError: `mean` and `std` do not belong together, a standard deviation is not positive, or the body reads
+            clips and images are to be classified.
     """
 
     mean: Tensor
@@ -77,6 +89,7 @@ class Network(nn.Module):
         dropout: float = 0.0,
         layout: Layout | None = None,
         kind: LabelKind = ONE,
+        frames: int | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std, default=0) <= 0:
@@ -87,11 +100,13 @@ class Network(nn.Module):
         self.width = width
         self.kind = kind
         self.layout = layout or Layout()
+        self.frames = frames
+        self.sees_motion = reads_clips(body)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
-        """Classify `images` (N, C, H, W), float in [0, 1], and keep the maps of the layers named in `taps`.
+        """Classify `images` (N, C, H, W), or clips (N, C, T, H, W), float in [0, 1], and keep the maps of `taps`.
 
         Images of one channel are repeated where the body reads three.
 
@@ -99,15 +114,34 @@ class Network(nn.Module):
             ConfigError: the channels do not fit, or a layer gives no single map (see
                 `eke.models.tap.tapped`).
         """
-        normalized = self.normalize(images)
-        with tapped(self.body, taps, normalized.shape, self.layout) as features:
-            embedding = self.body(normalized)
+        read, layout = self.as_read(images)
+        with tapped(self.body, taps, read.shape, layout) as features:
+            embedding = self.body(read)
         if embedding.ndim > 2:
             embedding = embedding.flatten(2).mean(2)
+        if layout.frames is not None:
+            embedding = embedding.unflatten(0, (-1, layout.frames)).mean(1)
         return Outputs(self.head(self.dropout(embedding)), embedding, features)
 
+    def as_read(self, images: Tensor) -> tuple[Tensor, Layout]:
+        """Return normalized images or clips as the body reads them, and how they lie inside it.
+
+        Raises:
+            ConfigError: the channels do not fit, or the body reads clips and these are images.
+        """
+        normalized = self.normalize(images)
+        if self.sees_motion and images.ndim != 5:
+            raise ConfigError(_READS_CLIPS)
+        if self.sees_motion or images.ndim != 5:
+            return normalized, self.layout
+        return normalized.transpose(1, 2).flatten(0, 1), self.layout._replace(frames=images.shape[2])
+
+    def input_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Return (C, H, W), or (C, T, H, W) of clips, of what the network reads at a size (H, W)."""
+        return (len(self.mean), *([] if self.frames is None else [self.frames]), *size)
+
     def normalize(self, images: Tensor) -> Tensor:
-        """Shift and scale `images` (N, C, H, W) in [0, 1] to what the body reads: 0 is the mean color."""
+        """Shift and scale `images` (N, C, [T,] H, W) in [0, 1] to what the body reads: 0 is the mean color."""
         channels = len(self.mean)
         if images.shape[1] not in (1, channels):
             raise ConfigError(
@@ -118,17 +152,23 @@ class Network(nn.Module):
         return (images - self.mean.view(shape)) / self.std.view(shape)
 
 
+def reads_clips(body: nn.Module) -> bool:
+    """Tell whether a body reads clips (N, C, T, H, W): whether it has 3-D convolutions."""
+    return any(isinstance(module, nn.Conv3d) for module in body.modules())
+
+
 def layers(network: Network, size: tuple[int, int]) -> list[str]:
     """Return the names that `taps` takes, in the order in which the layers finish: the last map is the
     deepest.
 
     Args:
-        network: it is left as it is; a copy reads one image.
+        network: it is left as it is; a copy reads one image or clip.
         size: (H, W) of the images. Where they are small the deepest maps have a single pixel and are left
             out.
     """
-    image = network.mean.view(1, -1, 1, 1).expand(-1, -1, *size)
-    return find_layers(network.body, network.normalize(image), network.layout)
+    shape = network.input_shape(size)
+    image = network.mean.view(1, -1, *[1] * (len(shape) - 1)).expand(1, *shape)
+    return find_layers(network.body, *network.as_read(image))
 
 
 def is_pooled_linearly(network: Network, layer: str, size: tuple[int, int]) -> bool:
@@ -143,7 +183,7 @@ def is_pooled_linearly(network: Network, layer: str, size: tuple[int, int]) -> b
         return False
     probe = copy.deepcopy(network).eval()
     draw = torch.Generator().manual_seed(0)
-    images = torch.rand(2, len(network.mean), *size, generator=draw).to(network.mean)
+    images = torch.rand(2, *network.input_shape(size), generator=draw).to(network.mean)
     with torch.no_grad():
         outputs = probe(images, taps=(layer,))
     pooled = outputs.features[layer].flatten(2).mean(2)

@@ -30,6 +30,8 @@ class Layout(NamedTuple):
     """Maps are (N, h, w, C), as in Swin."""
     prefix_tokens: int | None = None
     """Tokens (class, registers) before the image's tokens in (N, L, D); None where the body has no tokens."""
+    frames: int | None = None
+    """T, where the body reads the frames of clips one by one: its N are clips times T. Maps are given per clip."""
 
 
 @contextmanager
@@ -37,12 +39,13 @@ def tapped(body: nn.Module, names: Sequence[str], images: torch.Size, layout: La
     """Fill a dictionary with the maps (N, C, h, w) of layers `names` while the body runs once inside `with`.
 
     Each map lies on the path from images to outputs, so outputs can be differentiated with respect to it, to
-    any order. Maps of clips are (N, C, t, h, w). Tokens (N, prefix + h * w, D) come as (N, D, h, w).
+    any order. Maps of clips are (N, C, t, h, w), also where the body reads frame by frame. Tokens
+    (N, prefix + h * w, D) come as (N, D, h, w).
 
     Args:
         body: the module whose layers are named (as in `body.named_modules()`).
         names: the layers.
-        images: the shape (N, C, H, W) of what the body reads.
+        images: the shape (N, C, H, W) or (N, C, T, H, W) of what the body reads.
         layout: how the tensors inside the body hold the image.
 
     Raises:
@@ -93,7 +96,7 @@ def find_layers(body: nn.Module, images: Tensor, layout: Layout) -> list[str]:
 
     Args:
         body: the module; a copy of it reads the images in eval mode.
-        images: (N, C, H, W), as the body reads them. Where they are small the deepest maps may have a single
+        images: (N, C, [T,] H, W), as the body reads them. Where they are small the deepest maps may have a single
             pixel, which is no map.
         layout: how the tensors inside the body hold the image.
     """
@@ -134,16 +137,27 @@ def _take(module: nn.Module, output: Any, images: torch.Size, layout: Layout) ->
         for prefix in (layout.prefix_tokens or 0, 0):  # the patches' own layers stand before the prefix
             h = round(((output.shape[1] - prefix) * images[2] / images[3]) ** 0.5)
             if h > 0 and output.shape[1] - prefix > 1 and (output.shape[1] - prefix) % h == 0:
-                kept = output[:, prefix:].mT.unflatten(2, (h, -1))
-                return kept, torch.cat([output[:, :prefix], kept.flatten(2).mT], 1)
+                kept = _per_clip(output[:, prefix:].mT.unflatten(2, (h, -1)), layout)
+                return kept, torch.cat([output[:, :prefix], _per_frame(kept, layout).flatten(2).mT], 1)
     elif not tokens and output.ndim == len(images) and len(output) == images[0]:
         last = layout.channels_last and not first
-        kept = output.movedim(-1, 1) if last else output
+        kept = _per_clip(output.movedim(-1, 1) if last else output, layout)
         (h, w), (H, W) = kept.shape[-2:], images[-2:]
         # a map has the image's aspect; (N, h, w, C) inside a channels-first body has not
-        if kept[0, 0].numel() > 1 and abs(h * W - w * H) <= _SIDE_TOLERANCE * max(H, W):
-            return kept, (kept.movedim(1, -1) if last else kept).clone()
+        if h * w > 1 and abs(h * W - w * H) <= _SIDE_TOLERANCE * max(H, W):
+            onward = _per_frame(kept, layout)
+            return kept, (onward.movedim(1, -1) if last else onward).clone()
     return f"gives a tensor of shape {tuple(output.shape)}, which is no map of the images {tuple(images)}"
+
+
+def _per_clip(maps: Tensor, layout: Layout) -> Tensor:
+    """Give maps (N T, C, h, w) of frames a time axis, (N, C, T, h, w), where the body reads frame by frame."""
+    return maps if layout.frames is None else maps.unflatten(0, (-1, layout.frames)).transpose(1, 2)
+
+
+def _per_frame(maps: Tensor, layout: Layout) -> Tensor:
+    """Undo `_per_clip`."""
+    return maps if layout.frames is None else maps.transpose(1, 2).flatten(0, 1)
 
 
 def _single(name: str, outputs: list[Tensor | str], modules: dict[str, nn.Module]) -> Tensor:

@@ -38,9 +38,19 @@ def data_uri(image: Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+def middle_frame(pixels: Tensor) -> Tensor:
+    """Return pixels (C, H, W) as they are, and of a clip (C, T, H, W) those of its middle frame."""
+    return pixels[:, pixels.shape[1] // 2] if pixels.ndim == 4 else pixels
+
+
+def middle_map(map_: Tensor) -> Tensor:
+    """Return a map (h, w) as it is, and of a clip's (t, h, w) that of the middle time."""
+    return map_[len(map_) // 2] if map_.ndim == 3 else map_
+
+
 def picture_of(pixels: Tensor) -> Image:
-    """Turn uint8 pixels (C, H, W) with C = 1 or 3, on any device, into an image."""
-    array: Image = pixels.cpu().permute(1, 2, 0).numpy()
+    """Turn uint8 pixels (C, H, W) with C = 1 or 3, on any device, into an image; of a clip the middle frame."""
+    array: Image = middle_frame(pixels).cpu().permute(1, 2, 0).numpy()
     return array[..., 0] if array.shape[2] == 1 else array
 
 

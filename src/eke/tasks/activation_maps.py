@@ -13,7 +13,7 @@ from eke.models.network import Network
 from eke.models.network import layers as find_layers
 from eke.report.content import LayerReport, LayerRow
 from eke.report.insides import LAYERS_IN_WORDS, layer_sheet
-from eke.report.pictures import picture_of
+from eke.report.pictures import middle_map, picture_of
 from eke.report.sheet import write_layer_sheet
 from eke.tasks.explanation import Explanation, Kind, Subject
 
@@ -33,7 +33,7 @@ class Explained(NamedTuple):
     rows: list[LayerRow]
     """The maps to show, per layer."""
     maps: dict[str, Tensor]
-    """Layer -> all its maps (C, h, w), float32 on the CPU, as the network computes them."""
+    """Layer -> all its maps (C, [t,] h, w), float32 on the CPU, as the network computes them."""
 
 
 @torch.inference_mode()
@@ -42,7 +42,7 @@ def activations(network: Network, pixels: Tensor, layers: Sequence[str], n_chann
 
     Args:
         network: in evaluation mode.
-        pixels: (C, H, W) uint8 on the network's device.
+        pixels: (C, H, W) uint8 on the network's device; of a clip (C, T, H, W) the middle of each map is shown.
         layers: names of layers; see `eke.models.network.layers`.
         n_channels: how many channels to show of each layer.
 
@@ -55,7 +55,7 @@ def activations(network: Network, pixels: Tensor, layers: Sequence[str], n_chann
     for name, layer in maps.items():
         chosen = liveliest_channels(layer, n_channels)
         h, w = layer.shape[-2:]
-        shown = scaled_to_unit(layer[chosen])
+        shown = scaled_to_unit(torch.stack([middle_map(layer[channel]) for channel in chosen.tolist()]))
         rows.append(LayerRow(name, (h, w), len(layer), chosen.tolist(), shown.numpy()))
     return Explained(int(outputs.logits[0].argmax()), rows, maps)
 

@@ -78,7 +78,7 @@ def assemble(options: TrainingOptions, pools: Pools) -> Assembly:
         n_unlabeled=len(pools.unlabeled),
         total_steps=options.steps,
         seed=options.seed,
-        image_shape=(pools.card.channels, *pools.card.size),
+        image_shape=pools.card.shape,
         embedding_width=network.width,
         attention=attention,
     )

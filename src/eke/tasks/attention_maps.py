@@ -22,9 +22,9 @@ INPUT = "input"
 """What stands for the layer in the names of maps of pixels."""
 
 Maps = dict[str, Tensor]
-"""Layer -> (N, h, w) on the network's device."""
+"""Layer -> (N, h, w), of clips (N, t, h, w), on the network's device."""
 Compute = Callable[[Network, Tensor, Tensor, Sequence[str]], Maps]
-"""(network in evaluation mode, images (N, C, H, W) uint8, classes (N,) int64, layers) -> maps, float32."""
+"""(network in evaluation mode, images (N, C, [T,] H, W) uint8, classes (N,) int64, layers) -> maps, float32."""
 
 
 def _cam(name: str, network: Network, images: Tensor, classes: Tensor, layers: Sequence[str]) -> Maps:
@@ -34,7 +34,7 @@ def _cam(name: str, network: Network, images: Tensor, classes: Tensor, layers: S
 
 @torch.no_grad()
 def _closed_form(network: Network, images: Tensor, classes: Tensor, layers: Sequence[str]) -> Maps:
-    size = (images.shape[2], images.shape[3])
+    size = (images.shape[-2], images.shape[-1])
     features = network(as_input(images), taps=layers).features
     if unfit := [layer for layer in layers if not is_pooled_linearly(network, layer, size)]:
         raise ConfigError(
@@ -88,7 +88,7 @@ MAPS: Mapping[str, Compute] = {
 OF_PIXELS = frozenset({"guided", "saliency", "smoothgrad", "integrated-gradients"})
 """Those that read no layer and give one map, called `INPUT`."""
 BLOCK = 16
-"""Images whose maps are taken at once: the graphs of a large network take much memory."""
+"""Images, or frames of clips, whose maps are taken at once: the graphs of a large network take much memory."""
 SIGNED = frozenset({"integrated-gradients"})
 """Those whose negative values are shown too."""
 
@@ -110,21 +110,22 @@ def attention_maps(
 
     Args:
         network: in evaluation mode.
-        images: (N, C, H, W) uint8 on the network's device.
+        images: (N, C, [T,] H, W) uint8 on the network's device.
         classes: (N,) int64, what is explained of each.
         maps: names in `MAPS`.
         layers: whose maps; those of `OF_PIXELS` read none.
 
     Returns:
-        "MAP@LAYER" -> (N, h, w) float32 on the CPU, signed and as large as they are; in the order of `maps`, and of
-        `layers` within each.
+        "MAP@LAYER" -> (N, [t,] h, w) float32 on the CPU, signed and as large as they are; in the order of `maps`, and
+        of `layers` within each.
 
     Raises:
         ConfigError: a layer is unknown or gives no map, or a map is not defined for it or for this network.
     """
     found: dict[str, list[Tensor]] = {}
-    for start in range(0, len(images), BLOCK):
-        rows = slice(start, start + BLOCK)
+    step = max(1, BLOCK // images.shape[2:-2].numel())
+    for start in range(0, len(images), step):
+        rows = slice(start, start + step)
         for name in maps:
             for layer, map_ in MAPS[name](network, images[rows], classes[rows], layers).items():
                 found.setdefault(f"{name}@{layer}", []).append(map_.detach().float().cpu())
@@ -143,7 +144,8 @@ def deepest_layer(network: Network, size: tuple[int, int]) -> str:
     Raises:
         ConfigError: at this size no layer gives such a map.
     """
-    image = torch.rand(1, len(network.mean), *size, generator=torch.Generator().manual_seed(0)).to(network.mean)
+    shape = network.input_shape(size)
+    image = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)).to(network.mean)
     for name in reversed(find_layers(network, size)):
         outputs = network(image, taps=(name,))
         if differentiate(outputs.logits.square().sum(1), [outputs.features[name]])[0].any():

@@ -49,8 +49,9 @@ def train_baseline(options: FitOptions, material: Material, folder: RunFolder, p
 
 def train_baseline_of(chosen: FitOptions, material: Material, folder: RunFolder, progress: Progress) -> RunFolder:
     """Train the supervised run `chosen` beside the run in `folder`, or find it there: its name is its options' hash."""
+    elsewhere = {"source", "test", "labels", "data", "clip", "checkpoint", "evaluate"}
     determines = {
-        **chosen.model_dump(mode="json", exclude={"source", "test", "labels", "data", "checkpoint", "evaluate"}),
+        **chosen.model_dump(mode="json", exclude=elsewhere),
         "card": material.pools.card.model_dump(mode="json"),  # how and what the images are, wherever they lie
         **chosen.evaluate.determines(),
         "split": [material.split.labeled, material.split.validation, material.split.test],

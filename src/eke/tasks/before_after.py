@@ -43,7 +43,7 @@ class ViewMaps(NamedTuple):
     """Maps of a batch of N images and of their augmented views, for the same classes; on the CPU."""
 
     original: Tensor
-    """(N, h, w) of the images."""
+    """(N, h, w) of the images, (N, t, h, w) of clips; so are all."""
     augmented: Tensor
     """(N, h, w) of the views."""
     target: Tensor
@@ -108,12 +108,13 @@ def before_after_kind(contenders: Sequence[Contender], map_: str, layers: tuple[
 
 def reads(card: ModelCard) -> str:
     """Print what images a network reads: "32x32 pixels, 3 channels, fit crop"."""
-    return f"{card.size[0]}x{card.size[1]} pixels, {card.channels} channels, fit {card.fit}"
+    frames = "" if card.frames is None else f"{card.frames} frames of "
+    return f"{frames}{card.size[0]}x{card.size[1]} pixels, {card.channels} channels, fit {card.fit}"
 
 
 def augmented_views(pixels: Tensor, ids: Sequence[str]) -> View:
-    """Make the augmented view of each image (N, C, H, W) uint8: the same one whenever and with whatever else."""
-    (_, channels, h, w), views = pixels.shape, []
+    """Make the augmented view of each image (N, C, [T,] H, W) uint8: the same one whenever and with whatever else."""
+    channels, (h, w), views = pixels.shape[1], pixels.shape[-2:], []
     for image, name in zip(pixels, ids, strict=True):
         generator = rng(0, 0, f"explain/{name}")
         views.append(PRESET.apply(image[None], PRESET.draw(1, channels, (h, w), generator)))
@@ -130,7 +131,7 @@ def compare(
     layers: tuple[str, ...],
     wanted: str,
 ) -> Compared:
-    """Compute a run's maps of images (N, C, H, W) uint8 and of their views, and cut the first as the second.
+    """Compute a run's maps of images (N, C, [T,] H, W) uint8 and of their views, and cut the first as the second.
 
     Raises:
         ConfigError: the layer is unknown or gives no map, or the map is not defined for it; the message names the run.
@@ -151,7 +152,7 @@ def maps_of_views(
 
     Args:
         network: in evaluation mode.
-        pixels: (N, C, H, W) uint8 on the CPU.
+        pixels: (N, C, [T,] H, W) uint8 on the CPU.
         view: from `augmented_views`.
         classes: (N,) int64 on the network's device, what is explained of both.
         map_: a name in `MAPS`.
@@ -166,7 +167,7 @@ def maps_of_views(
     device = network.mean.device
     originals = attention_maps(network, pixels.to(device), classes, (map_,), layers)
     augmented = attention_maps(network, as_bytes(view).to(device), classes, (map_,), layers)
-    n, size = len(pixels), (pixels.shape[2], pixels.shape[3])
+    n, size = len(pixels), (pixels.shape[-2], pixels.shape[-1])
     whole = View(as_input(pixels), identity(n, size), torch.ones(n, *size, dtype=torch.bool))
     found = {}
     for name, original in originals.items():

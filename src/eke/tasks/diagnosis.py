@@ -66,6 +66,8 @@ class Diagnosis:
 
     source: str
     test: str | None
+    frames: int | None
+    """T where they are clips; of which the middle frame is looked at. None for images."""
     n_images: dict[str, int]
     """Images of each part: train, val, test, as far as they exist; train includes the unlabeled ones."""
     counts: dict[str, dict[str, int]]
@@ -171,12 +173,13 @@ def _some(names: Sequence[str]) -> str:
 def render(diagnosis: Diagnosis) -> str:
     """Return the diagnosis as plain text."""
     parts = ", ".join(f"{n:,} {part}" for part, n in diagnosis.n_images.items())
-    unlabeled = f"; {diagnosis.n_unlabeled:,} train images have no label" if diagnosis.n_unlabeled else ""
+    what = "images" if diagnosis.frames is None else f"clips of {diagnosis.frames} frames"
+    unlabeled = f"; {diagnosis.n_unlabeled:,} train {what.split()[0]} have no label" if diagnosis.n_unlabeled else ""
     pixels = diagnosis.pixels
     sizes = ", ".join(f"{size} ({n:,})" for size, n in list(pixels.sizes.items())[:SHOWN])
     more = f" and {pixels.n_sizes - SHOWN} more sizes" if pixels.n_sizes > SHOWN else ""
     lines = [
-        f"{diagnosis.source}: {parts} images{unlabeled}",
+        f"{diagnosis.source}: {parts} {what}{unlabeled}",
         *_table(diagnosis.counts),
         f"sizes   {sizes}{more}; smallest {pixels.smallest}, largest {pixels.largest}",
         "modes   " + ", ".join(f"{mode} ({n:,})" for mode, n in pixels.modes.items()),

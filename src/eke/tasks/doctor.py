@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eke.config import Options
 from eke.data.checks import Checked, check_images
 from eke.data.duplicates import near_duplicates
-from eke.data.images import ImageSet
-from eke.data.sources import open_images
+from eke.data.images import ImageSet, require_alike
+from eke.data.options import ClipOptions
+from eke.data.sources import FOUR_SECONDS, open_images
 from eke.engine.predict import Predictions
 from eke.progress import Progress, silent
 from eke.tasks.diagnosis import (
@@ -26,6 +28,12 @@ from eke.tasks.diagnosis import (
 )
 
 PARTS = ("train", "val", "test")
+
+
+class DoctorOptions(Options):
+    """What `--set` changes."""
+
+    clip: ClipOptions = FOUR_SECONDS
 
 
 class _Entry(NamedTuple):
@@ -47,6 +55,7 @@ def diagnose(
     *,
     labels: Sequence[Path] = (),
     group_level: bool = False,
+    clip: ClipOptions = FOUR_SECONDS,
     predictions: Predictions | None = None,
     progress: Progress = silent,
 ) -> Diagnosis:
@@ -57,14 +66,17 @@ def diagnose(
         test: a separate test source, compared with the first.
         labels: label files laid over the source.
         group_level: whether the folder below the class folder names the group.
+        clip: how recordings are cut.
         predictions: what a trained run says of images of `source`, its classes being those of `source`.
         progress: shows hashing and decoding.
 
     Raises:
         DataError: a source cannot be opened at all.
     """
-    images = open_images(source, labels=labels, group_level=group_level, progress=progress)
-    sets = [images] + ([open_images(test, group_level=group_level, progress=progress)] if test else [])
+    images = open_images(source, labels=labels, group_level=group_level, clip=clip, progress=progress)
+    sets = [images] + ([open_images(test, group_level=group_level, clip=clip, progress=progress)] if test else [])
+    for image_set in sets[1:]:
+        require_alike(images, image_set)
     checks = [check_images(image_set, progress) for image_set in sets]
     entries = [entry for place, image_set in enumerate(sets) for entry in _entries(image_set, is_test=place > 0)]
     leaks = _leaks(entries, sets, checks)
@@ -78,6 +90,7 @@ def diagnose(
     return Diagnosis(
         source=source,
         test=test,
+        frames=images.frames,
         n_images={part: n for part in PARTS if (n := sum(entry.part == part for entry in entries))},
         counts=counts,
         n_unlabeled=sum(entry.part == "train" and not entry.word for entry in entries),
@@ -147,6 +160,8 @@ def _leaks(entries: Sequence[_Entry], sets: Sequence[ImageSet], checks: Sequence
     thumbnails = np.concatenate([checked.thumbnails for checked in checks])[readable]
     pairs = [(entries[readable[a]], entries[readable[b]]) for a, b in near_duplicates(thumbnails).tolist()]
     pairs = [(a, b) for a, b in pairs if a.id != b.id]
+    if sets[0].frames is not None:  # clips of one recording look alike, of course
+        pairs = [(a, b) for a, b in pairs if a.group != b.group]
     across = [(b, a) if a.part == "test" else (a, b) for a, b in pairs if (a.part == "test") != (b.part == "test")]
     groups = [{entry.group for entry in entries if (entry.part == "test") == test} for test in (False, True)]
     theirs = {name for image_set in sets[1:] for name in image_set.ids}

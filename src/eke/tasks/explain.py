@@ -23,6 +23,7 @@ from eke.tasks.before_after import Contender, before_after_kind
 from eke.tasks.explanation import Kind, Subject
 from eke.tasks.prepare import open_pixels
 from eke.tasks.side_by_side import PREDICTED, TRUE, attention_kind
+from eke.tasks.train import clip_notes
 
 BATCH = 8
 """Images that go through the network together."""
@@ -191,7 +192,7 @@ def page_of(source: str, contenders: Sequence[Contender], kind: Kind, blocks: Se
         title=kind.title.format(source=source, run=run),
         headline=[f"{kind.claim.format(model=card.model.name)} in {len(blocks):,} of {n_rows:,} images."],
         facts=[(name, value) for name, value in facts if value],
-        sections=[Section(kind.section, [Text(kind.in_words), *blocks])],
+        sections=[Section(kind.section, [Text(" ".join([kind.in_words, *clip_notes(card)])), *blocks])],
     )
 
 

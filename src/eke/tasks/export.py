@@ -20,7 +20,7 @@ SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 class Classifier(nn.Module):
-    """Images (N, C, H, W), float in [0, 1] -> probabilities (N, K). Normalization is inside."""
+    """Images (N, C, [T,] H, W), float in [0, 1] -> probabilities (N, K). Normalization is inside."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def export(run: Path, format_: str, out: Path | None) -> dict[str, Any]:
     if path.exists():
         raise ConfigError(f"{path} exists and is never overwritten. Name another file with --out.")
     model = Classifier(network).eval()
-    images = torch.rand((3, card.channels, *card.size), generator=torch.Generator().manual_seed(0))
+    images = torch.rand((3, *card.shape), generator=torch.Generator().manual_seed(0))
     written: dict[str, float] = {}
 
     def write(temporary: Path) -> None:
@@ -64,7 +64,7 @@ def export(run: Path, format_: str, out: Path | None) -> dict[str, Any]:
         "path": str(path),
         "format": format_,
         "classes": list(card.classes),
-        "input": ["N", card.channels, *card.size],
+        "input": ["N", *card.shape],
         "input_range": "float32 in [0, 1]",
         "difference": written["difference"],
     }

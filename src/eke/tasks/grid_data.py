@@ -16,7 +16,7 @@ import numpy as np
 from eke.config import fingerprint
 from eke.data.decode import decode
 from eke.data.dividing import by_class, order_of
-from eke.data.images import ImageSet, with_classes
+from eke.data.images import ImageSet, frames_of, with_classes
 from eke.data.sources import open_images
 from eke.errors import ConfigError, DataError, did_you_mean
 from eke.files import locked, write_atomic, write_json
@@ -188,11 +188,11 @@ def _take(images: ImageSet, per_class: list[int]) -> list[int]:
 
 
 def _write_images(path: Path, images: ImageSet, rows: list[int], *, labeled: bool, progress: Progress) -> None:
-    channels = decode(images.read(rows[0]), channels=None).shape[2]
+    channels = decode(frames_of(images.read(rows[0]))[0], channels=None).shape[2]
     with progress(f"building {path.parent.name}", len(rows)) as advance:
         pixels = []
         for row in rows:
-            pixels.append(decode(images.read(row), channels=channels))
+            pixels += [decode(image, channels=channels) for image in frames_of(images.read(row))]
             advance(1)
     arrays = {"images": np.stack(pixels)}
     if labeled:

@@ -70,7 +70,7 @@ def harmonize_options(
     if set(values) == set(PretrainOptions.model_fields):
         raise ConfigError(f"{run} was trained without labels and decides nothing: fit it first, by --init {run}.")
     before = parse(FitOptions, values)
-    kept = ("source", "test", "labels", "model", "data", "seed", "compute")
+    kept = ("source", "test", "labels", "model", "data", "clip", "seed", "compute")
     its = before.model_dump(mode="json", include=set(kept))
     its["data"]["unlabeled_with_labeled"] = data is None
     its["data"]["unlabeled_source"] = data or its["data"]["unlabeled_source"]

@@ -35,7 +35,7 @@ class HeldOut(NamedTuple):
     """Images without their labels."""
 
     pixels: Tensor
-    """(N, C, H, W) uint8 on the CPU."""
+    """(N, C, [T,] H, W) uint8 on the CPU."""
     ids: Sequence[str]
 
 
@@ -115,7 +115,7 @@ def keep_marked(
     whole, in_box = (_probability(network, each, classes) for each in (pixels, keep(pixels, box, fill)))
     found = {}
     for name, (original, *_) in maps.items():
-        marked = hottest(original.to(device), card.size, AREA_RATE)
+        marked = hottest(original.to(device), card.shape[1:], AREA_RATE)
         marked[is_flat(original)] = box
         in_marked = _probability(network, keep(pixels, marked, fill), classes)
         difference = paired_t(in_marked.numpy(), in_box.numpy())
@@ -132,7 +132,7 @@ def keep_marked(
 def _look(network: Network, images: HeldOut, options: AttentionOptions) -> tuple[Tensor, dict[str, ViewMaps]]:
     """Return the classes (N,) that are predicted and explained, on the network's device, and the maps."""
     with torch.no_grad():
-        classes = network(as_input(images.pixels.to(network.mean.device))).logits.argmax(1)
+        classes = _logits(network, as_input(images.pixels.to(network.mean.device))).argmax(1)
     view = augmented_views(images.pixels, images.ids)
     return classes, maps_of_views(network, images.pixels, view, classes, options.map, options.layer)
 
@@ -140,7 +140,12 @@ def _look(network: Network, images: HeldOut, options: AttentionOptions) -> tuple
 @torch.no_grad()
 def _probability(network: Network, images: Tensor, classes: Tensor) -> Tensor:
     """Return (N,) on the CPU."""
-    return network.kind.probabilities(network(images).logits).gather(1, classes[:, None])[:, 0].cpu()
+    return network.kind.probabilities(_logits(network, images)).gather(1, classes[:, None])[:, 0].cpu()
+
+
+def _logits(network: Network, images: Tensor) -> Tensor:
+    """Return (N, K); as many frames of clips at once as there are images otherwise."""
+    return torch.cat([network(part).logits for part in images.split(max(1, N_IMAGES // (network.frames or 1)))])
 
 
 def attention_notes(lines: list[dict[str, Any]], n_steps: int) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from eke.config import Options, from_assignments, merge, parse, read_file
+from eke.data.options import ClipOptions
 from eke.data.splits import DataOptions
 from eke.engine.model_files import read_card
 from eke.engine.optim import OptimOptions
@@ -104,6 +105,7 @@ class RunOptions(Options):
     views: dict[str, str] = Field(default_factory=dict)
     """Other presets for the method's views, such as {"weak": "weak-noflip"} for digits."""
     data: DataOptions = DataOptions()
+    clip: ClipOptions = ClipOptions()
     model: ModelOptions = ModelOptions()
     optim: OptimOptions = OptimOptions()
     compute: ComputeOptions = ComputeOptions()
@@ -231,6 +233,7 @@ def _start(init: str | None) -> dict[str, Any]:
     return {
         "model": {"name": card.model.name, "dropout": card.model.dropout},
         "data": {"size": list(card.size), "channels": card.channels, "fit": card.fit},
+        **({"clip": card.clip.model_dump()} if card.clip else {}),
     }
 
 

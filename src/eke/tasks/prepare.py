@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eke.data.cache import PixelCache, Pixels, build_cache
 from eke.data.decoding import survey
-from eke.data.images import ImageSet, with_classes
+from eke.data.images import ImageSet, require_alike, with_classes
 from eke.data.sources import open_images, with_unlabeled, with_validation
 from eke.data.splits import DataOptions, Split, make_pool, make_split
 from eke.engine.model_files import ModelCard, read_card
@@ -24,7 +24,7 @@ from eke.tasks.assemble import Pools
 from eke.tasks.options import RunOptions, learns_classes
 
 STATISTICS_SAMPLE = 5000
-"""Training images from which mean and standard deviation of the pixels are taken."""
+"""Training images, or frames of clips, from which mean and standard deviation of the pixels are taken."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
             labels=[Path(file) for file in labels],
             download=options.data.download,
             group_level=options.data.group_level,
+            clip=options.clip,
             progress=progress,
         )
 
@@ -105,6 +106,8 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
         others = opened(options.data.unlabeled_source)
         images, pool = with_unlabeled(images, others), frozenset(others.ids)
     tests = opened(options.test) if options.test else None
+    if tests is not None:
+        require_alike(images, tests)
     if tests is not None and (images.classes or learns_classes(options)):
         tests = _like(images, tests)
     split = divide(images, tests, options, pool)  # refuses before anything is decoded
@@ -132,6 +135,7 @@ def prepare(options: RunOptions, device: torch.device, progress: Progress) -> Ma
         fit=options.data.fit,
         mean=mean,
         std=std,
+        clip=options.clip if images.frames else None,
     )
     test: Part | None = None
     problems = [vars(problem) for problem in images.problems] + cache_problems(cache)
@@ -229,9 +233,11 @@ def pixel_statistics(pixels: Pixels, rows: list[int]) -> tuple[tuple[float, ...]
     Raises:
         DataError: every pixel has the same value.
     """
-    sample = rows[:: max(1, len(rows) // STATISTICS_SAMPLE)]
+    frames = pixels.shape[1] if len(pixels.shape) == 4 else 1
+    sample = rows[:: max(1, len(rows) * frames // STATISTICS_SAMPLE)]
     values = pixels.read(sample).cpu().double().div_(255)
-    mean, std = values.mean((0, 2, 3)), values.std((0, 2, 3))
+    axes = (0, *range(2, values.ndim))
+    mean, std = values.mean(axes), values.std(axes)
     if float(std.max()) == 0:
         raise DataError("All training images are one flat color, so there is nothing to learn from.")
     return tuple(mean.tolist()), tuple(std.clamp_min(1e-3).tolist())
@@ -240,12 +246,20 @@ def pixel_statistics(pixels: Pixels, rows: list[int]) -> tuple[tuple[float, ...]
 def open_pixels(
     source: Any, card: ModelCard, progress: Progress = silent
 ) -> tuple[ImageSet, PixelCache, list[int], list[dict[str, str]]]:
-    """Open any source as a trained model wants its images.
+    """Open any source as a trained model wants its images, or its clips.
 
     Returns:
         Images, pixels, the rows that could be decoded, and what was set aside.
+
+    Raises:
+        DataError: the source cannot be used, or holds images where the model reads clips.
     """
-    images = open_images(source, progress=progress)
+    images = open_images(source, clip=card.clip, progress=progress)
+    if images.frames != card.frames:
+        raise DataError(
+            f"{images.source} holds images, and this run reads clips of {card.frames} frames: videos, or folders of "
+            "frames below class folders or below `unlabeled` (unlabeled/walk/frame_000.jpg)."
+        )
     cache = open_cache(images, card.size, card.channels, card.fit, progress)
     bad = {problem.row for problem in cache.problems}
     rows = [row for row in range(len(images)) if row not in bad]

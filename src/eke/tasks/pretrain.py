@@ -23,7 +23,7 @@ from eke.tasks.fit import DEFAULT_BUDGET, claim, default_folder
 from eke.tasks.options import PretrainOptions
 from eke.tasks.prepare import Material, prepare
 from eke.tasks.pretrain_report import write_pretrain_report
-from eke.tasks.train import due, run_and_save
+from eke.tasks.train import clip_notes, due, run_and_save
 
 POOL_SAMPLE = 2000
 """Unlabeled images whose embeddings are looked at for collapse."""
@@ -138,7 +138,7 @@ def finish(options: PretrainOptions, material: Material, folder: RunFolder, asse
             "n_unlabeled": len(material.pools.unlabeled),
             "images_through_network": images_per_step(options) * options.steps,
             "representation": look_at(network, material),
-            "notes": [*assembly.notes, *material.split.notes],
+            "notes": [*assembly.notes, *material.split.notes, *clip_notes(card)],
             "problems": material.problems,
         },
     )

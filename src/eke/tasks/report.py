@@ -337,7 +337,7 @@ def _embedding_map(network: Network, shown: Evaluated, seed: int, progress: Prog
 def _layer_report(network: Network, shown: Evaluated) -> LayerReport | None:
     """Look at the layers' maps of the rightly classified image that the network is surest of, or of the first."""
     pixels = shown.part.pixels
-    layers = default_layers(network, (pixels.shape[1], pixels.shape[2]))
+    layers = default_layers(network, (pixels.shape[-2], pixels.shape[-1]))
     if not layers:
         return None
     i = int(np.where(shown.wrong, -1, shown.confidence).argmax())

@@ -12,7 +12,7 @@ from eke.explain.scale import is_flat
 from eke.models.network import Network
 from eke.report.attention_sheet import ATTENTION_IN_WORDS, attention_sheet, write_sheet
 from eke.report.content import AttentionMap, AttentionReport, Decision
-from eke.report.pictures import Image, picture_of
+from eke.report.pictures import Image, middle_frame, middle_map, picture_of
 from eke.tasks.attention_maps import OF_PIXELS, SIGNED, as_input, attention_maps, check_maps, deepest_layer
 from eke.tasks.explanation import Explanation, Kind, Subject
 
@@ -100,7 +100,8 @@ def decide(
 
 
 def remark(map_: Tensor, *, signed: bool = False) -> str:
-    """Say why a map (h, w) shows nothing, or nothing where it does."""
+    """Say why a map (h, w) shows nothing, or nothing where it does; of a clip's (t, h, w) the middle is shown."""
+    map_ = middle_map(map_)
     if is_flat(map_[None]):
         return "flat: no place stands out"
     return "" if signed or bool((map_ > 0).any()) else "no place speaks for the class"
@@ -109,19 +110,22 @@ def remark(map_: Tensor, *, signed: bool = False) -> str:
 def heat(image: Tensor, map_: Tensor, *, signed: bool = False) -> Image:
     """Lay a map (h, w) over an image (C, H, W) uint8; small images are enlarged, so that the heat is smooth.
 
+    Of a clip (C, T, H, W) and its map (t, h, w), the middle of both is shown.
+
     Returns:
         (H', W', 3) uint8.
     """
+    image = middle_frame(image)
     times = max(1, 160 // max(image.shape[1:]))
     enlarged = image.repeat_interleave(times, 1).repeat_interleave(times, 2)
-    return picture_of(overlay(enlarged, map_, signed=signed))
+    return picture_of(overlay(enlarged, middle_map(map_), signed=signed))
 
 
 def _explanation(image: Tensor, subject: Subject, decision: Decision, maps: dict[str, Tensor]) -> Explanation:
     shown = []
     for name, map_ in maps.items():
         kind, _, layer = name.partition("@")
-        signed, (h, w) = kind in SIGNED, map_.shape
+        signed, (h, w) = kind in SIGNED, map_.shape[-2:]
         shown.append(AttentionMap(kind, layer, (h, w), heat(image, map_, signed=signed), remark(map_, signed=signed)))
     sheet = attention_sheet(AttentionReport(picture_of(image), subject.path, subject.label, decision, shown))
     facts = {**decision._asdict(), "flat": {name: bool(is_flat(map_[None])) for name, map_ in maps.items()}}

@@ -13,7 +13,7 @@ from eke.engine.checkpoint import load_checkpoint, save_checkpoint
 from eke.engine.interrupts import noticed_interrupts
 from eke.engine.journal import Journal, RunFolder, describe_environment
 from eke.engine.loop import StepReport
-from eke.engine.model_files import save_model
+from eke.engine.model_files import ModelCard, save_model
 from eke.engine.predict import predict_probs
 from eke.errors import InterruptedRunError
 from eke.files import write_json
@@ -207,6 +207,7 @@ def finish(
                 *material.split.notes,
                 *group_notes(material),
                 *threshold_notes(material),
+                *clip_notes(card),
                 *kept_notes(best, options.evaluate),
                 *attention_notes(folder.lines(), steps),
                 *box_notes(attention),
@@ -255,6 +256,15 @@ def group_notes(material: Material) -> list[str]:
                 "images for independent, which images of one group are not: they are too narrow."
             )
     return notes
+
+
+def clip_notes(card: ModelCard) -> list[str]:
+    """Say what is called an image where a run reads clips."""
+    if card.frames is None:
+        return []
+    return [
+        f"Images are clips of {card.frames} frames here. Pictures show the middle frame, and the middle of its map."
+    ]
 
 
 def pool_distribution(network: Network, material: Material, seed: int) -> dict[str, Any] | None:
