@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,9 @@ def test_a_row_of_a_column_has_one_cell_per_seed_and_the_seeds_share_their_label
     assert table.seeds == (0, 1)
     for series in all_series(table):
         assert [cell.seed for cell in series.cells] == [0, 1]
-        assert all(need.seed == cell.seed for cell in series.cells for need in cell.needs)
+        for cell, other in pairwise(series.cells):
+            for need, its in zip(cell.needs, other.needs, strict=True):  # of the same seed, or one for all seeds
+                assert need.seed == cell.seed or need.identity == its.identity
     for section in table.sections:
         assert all(set(row.figures) <= set(section.columns) for row in section.rows)
         assert all(section.columns[0] in row.figures for row in section.rows)

@@ -199,7 +199,9 @@ def _figure(figure: TableFigure | None) -> Cell:
 def figure_text(figure: TableFigure) -> str:
     """Print "paper / ours", or ours alone where the paper has no such figure."""
     ours = "none" if figure.ours is None else _value(figure.ours.value, figure.rate)
-    return ours if figure.paper is None else f"{100 * figure.paper:g} % / {ours}"
+    if figure.paper is None:
+        return ours
+    return f"{100 * figure.paper:g} % / {ours}" if figure.rate else f"{figure.paper:g} / {ours}"
 
 
 def _value(value: float, rate: bool) -> str:

@@ -8,8 +8,11 @@ TABLES: dict[str, str] = {
     "gradcam-table2": "eke.tables.gradcam_table2",
     "gradcam-fig3": "eke.tables.gradcam_fig3",
     "gradcam-adjustability": "eke.tables.gradcam_adjustability",
+    "gradcam-boxes": "eke.tables.gradcam_boxes",
     "harmonizing-stop": "eke.tables.harmonizing_stop",
     "harmonizing-table2": "eke.tables.harmonizing_table2",
     "harmonizing-table3": "eke.tables.harmonizing_table3",
+    "harmonizing-table4": "eke.tables.harmonizing_table4",
+    "harmonizing-strategies": "eke.tables.harmonizing_strategies",
 }
 """Name on the command line -> module with `make_table`."""

@@ -19,6 +19,7 @@ from eke.report.table import Spent, TableFigure, TableReport, TableRow, TableSec
 from eke.tasks.grid import Done, Grid
 from eke.tasks.grid_cells import Cell, Train, run_folder
 from eke.tasks.grid_claims import Contrast, Statement, above_chance, judge_all
+from eke.tasks.grid_relations import Relation, in_words
 
 CHANCE_LEVEL = 0.05
 """A baseline is above chance where p is below this in every seed."""
@@ -105,6 +106,8 @@ class Table:
     claims: Sequence[Claim]
     notes: Sequence[str] = ()
     chosen: Chosen | None = None
+    relations: Sequence[Relation] = ()
+    """Stated beside the notes; their cells are those of rows."""
 
     def cells(self) -> list[Cell]:
         """Return the cells of all figures."""
@@ -137,7 +140,7 @@ def report_of(table: Table, grid: Grid, found: Mapping[str, Done], command: str)
         claims=judge_all([_statement(claim, grid, found) for claim in claims]),
         failures=[(names[key], done.failure) for key, done in found.items() if done.failure is not None],
         environment=environment_of(grid),
-        notes=table.notes,
+        notes=[*table.notes, *(in_words(each, found) for each in table.relations)],
     )
 
 
