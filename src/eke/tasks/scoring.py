@@ -1,9 +1,10 @@
 """What a network says of many images, computed once and kept: in shards, by as many processes as are started.
 
-A shard is the images whose ids begin alike, about SHARD of them; an image that comes or goes changes its own shard only.
-Its file is named by the network's weights, by what is computed and by the ids, and is written whole: a finished shard is
-its own marker, and none is computed twice. Several processes that score the same images take different shards, so that
-one process or seven find the same numbers; the memory of a process is bounded by a shard and by what is kept of all.
+A shard is the images whose ids begin alike, about SHARD of them; an image that comes or goes changes its own shard
+only. Its file is named by the network's weights, by what is computed and by the ids, and is written whole: a finished
+shard is its own marker, and none is computed twice. Several processes that score the same images take different shards,
+so that one process or seven find the same numbers; the memory of a process is bounded by a shard and by what is kept of
+all.
 """
 
 import math
@@ -80,7 +81,7 @@ def score(
     parts = [_read(file) for file in files]
     places = torch.tensor([place for shard in shards for place in shard], dtype=torch.int64)
     found = {}
-    for name in parts[0] or {}:
+    for name in (parts[0] if parts else None) or {}:
         joined = torch.cat([torch.from_numpy(part[name]) for part in parts if part is not None])
         found[name] = torch.empty_like(joined)
         found[name][places] = joined
