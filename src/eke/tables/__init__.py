@@ -14,5 +14,6 @@ TABLES: dict[str, str] = {
     "harmonizing-table3": "eke.tables.harmonizing_table3",
     "harmonizing-table4": "eke.tables.harmonizing_table4",
     "harmonizing-strategies": "eke.tables.harmonizing_strategies",
+    "harmonizing-elsewhere": "eke.tables.harmonizing_elsewhere",
 }
 """Name on the command line -> module with `make_table`."""
