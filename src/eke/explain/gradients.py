@@ -5,7 +5,7 @@ is explained, for example `lambda x: network(x).logits.gather(1, classes[:, None
 beforehand; an argmax inside would change on the way.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -174,29 +174,75 @@ def path_attention(
     path = _quadrature(n_steps, rule)
     total: dict[str, Tensor] = {}
     for start in range(0, n_steps, steps_at_once):
-        for layer, gradient in _sum_over(path[start : start + steps_at_once], forward, images, loss).items():
-            if pooled and gradient.ndim > 2:
-                gradient = gradient.flatten(2).mean(2)
-            total[layer] = total.get(layer, 0) + gradient
+        part = path[start : start + steps_at_once]
+        points, weights = [position * images for position, _ in part], [weight for _, weight in part]
+        _add_up(total, _sum_over(points, weights, forward, loss), pooled)
     return total
 
 
-def _sum_over(
-    part: list[tuple[float, float]],
+def random_attention(
     forward: Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]],
     images: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    *,
+    n_steps: int = 128,
+    seed: int = 0,
+    pooled: bool = True,
+) -> dict[str, Tensor]:
+    """Average d loss / d F_j over images of which a random part of the pixels is kept, the others being zero.
+
+    In step k of K a pixel is kept, in all colors, with the rate (k - 1/2) / K: as many at each point as the path of
+    `path_attention` has brightness there. All images share the pixels of a step, so that the result for an image does
+    not depend on its batch.
+
+    Source: Explanation-Based Attention (Gudovskiy et al. 2020), section 3, names "randomly sampled input features" as a
+    form of eq. 1 and gives no formula; this one is ours.
+
+    Args:
+        forward: as of `path_attention`; it reads N images at a time.
+        images: X, (N, C, ...).
+        loss: as of `path_attention`.
+        n_steps: K, at least 1.
+        seed: of the pixels that are kept.
+        pooled: as of `path_attention`.
+
+    Returns:
+        As `path_attention`.
+
+    Raises:
+        ConfigError: as of `path_attention`.
+    """
+    images = images.detach()
+    total: dict[str, Tensor] = {}
+    for k, (rate, weight) in enumerate(_quadrature(n_steps, "midpoint")):
+        kept = torch.rand(images.shape[2:], generator=rng(seed, k, "kept pixels")) < rate
+        _add_up(total, _sum_over([images * kept.to(images)], [weight], forward, loss), pooled)
+    return total
+
+
+def _add_up(total: dict[str, Tensor], gradients: Mapping[str, Tensor], pooled: bool) -> None:
+    for layer, gradient in gradients.items():
+        if pooled and gradient.ndim > 2:
+            gradient = gradient.flatten(2).mean(2)
+        total[layer] = total.get(layer, 0) + gradient
+
+
+def _sum_over(
+    points: Sequence[Tensor],
+    weights: Sequence[float],
+    forward: Callable[[Tensor], tuple[Tensor, Mapping[str, Tensor]]],
     loss: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
     """Add up d loss / d F_j at some points; a function of its own, so that their graph is freed before the next."""
     with torch.enable_grad():
         # the points are the root of the graph, so that networks without trained parameters have one
-        points = torch.cat([position * images for position, _ in part]).requires_grad_()
-        logits, features = forward(points)
-        steps = zip(logits.split(len(images)), part, strict=True)
-        losses = torch.cat([weight * loss(step) for step, (_, weight) in steps])
+        rows = torch.cat(list(points)).requires_grad_()
+        logits, features = forward(rows)
+        steps = zip(logits.split(len(points[0])), weights, strict=True)
+        losses = torch.cat([weight * loss(step) for step, weight in steps])
     gradients = differentiate(losses, list(features.values()))
     return {
-        layer: gradient.unflatten(0, (len(part), -1)).sum(0)
+        layer: gradient.unflatten(0, (len(points), -1)).sum(0)
         for layer, gradient in zip(features, gradients, strict=True)
     }
 

@@ -13,6 +13,7 @@ TABLES: dict[str, str] = {
     "harmonizing-table2": "eke.tables.harmonizing_table2",
     "harmonizing-table3": "eke.tables.harmonizing_table3",
     "harmonizing-table4": "eke.tables.harmonizing_table4",
+    "harmonizing-noise": "eke.tables.harmonizing_noise",
     "harmonizing-strategies": "eke.tables.harmonizing_strategies",
     "harmonizing-elsewhere": "eke.tables.harmonizing_elsewhere",
 }

@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from eke.data.decode import decode
 from eke.data.dividing import order_of
-from eke.data.images import ImageSet
+from eke.data.images import ImageSet, frames_of
 from eke.data.sources import open_images
 from eke.files import locked
 from eke.progress import Progress
@@ -46,6 +46,6 @@ def shifted(source: str, seen: Path, measured: Path, progress: Progress) -> None
 def _photos(images: ImageSet, rows: list[int]) -> Iterator[Photo]:
     assert images.boxes is not None
     for row in rows:
-        image = Image.fromarray(decode(images.read(row), channels=3))
+        image = Image.fromarray(decode(frames_of(images.read(row))[0], channels=3))
         blurred = image.filter(ImageFilter.GaussianBlur(BLUR_RATE * max(image.size)))
         yield f"{row:06d}", (LIGHT * np.asarray(blurred, np.float64)).round().astype(np.uint8), images.boxes[row]

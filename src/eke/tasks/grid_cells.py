@@ -188,7 +188,6 @@ class Train:
             if "validation" in results["evaluations"]:
                 figures["validation"] = results["evaluations"]["validation"][names[0]]["value"]
             figures |= overlaps_of(results["boxes"].get("test", {}))
-            figures |= _agreement(results.get("agreement_by_image"))
         return figures
 
 
@@ -201,16 +200,6 @@ def overlaps_of(boxes: Mapping[str, Any]) -> dict[str, float]:
     if figures:
         figures |= {f"overlap_{who}": boxes["labeled"][who]["overlap"]["value"] for who in ("center", "random")}
     return figures
-
-
-def _agreement(found: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return how far explanations of held-out images agreed before harmonizing, and the gain, of each quarter too."""
-    if not found:
-        return {}
-    quarters = found["quarters"]
-    before = sum(each["n"] * each["before"] for each in quarters) / found["n"]
-    gains = {f"gain_quarter_{i}": each["gain"]["value"] for i, each in enumerate(quarters, 1)}
-    return {"agreement_before": before, "gain": found["gain"]["value"], **gains}
 
 
 def _train_seconds(folder: RunFolder) -> float:
