@@ -6,14 +6,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from eke.data.decode import decode
 from eke.data.sources import open_images
+from eke.data.splits import load_split
+from eke.engine.journal import RunFolder
+from eke.engine.model_files import load_classifier
 from eke.errors import ConfigError, DataError
+from eke.explain.harmony import harmony
+from eke.losses.correlation import CORRELATIONS
+from eke.models.network import layers
 from eke.tables.harmonizing_bench import cifar_start, make_bench
+from eke.tables.harmonizing_follow import LOSSES, over_time
 from eke.tables.reproduce import load_table
 from eke.tables.squares import COLORS, squares
+from eke.tasks.grid import Done, Grid
+from eke.tasks.grid_cells import Cell, run_folder
 from eke.tasks.grid_claims import above_chance
+from eke.tasks.grid_relations import Relation, in_words
 from eke.tasks.grid_table import Row, Series, Table
 
 
@@ -164,6 +175,131 @@ def test_papers_scale_has_the_papers_parts_and_networks(voc_folder: Path, tmp_pa
     (voc_folder / "ImageSets" / "Main" / "val.txt").unlink()
     with pytest.raises(DataError, match=r"has no ImageSets/Main/val.txt"):
         make_bench("paper", (0,), voc_folder, tmp_path / "other")
+
+
+def test_strategies_see_as_many_images_from_the_same_start_and_finetune_is_table_2s(out: Path) -> None:
+    second, table = tables("smoke", None, out, "harmonizing-table2", "harmonizing-strategies")
+    rows, theirs = rows_of(table), rows_of(second)
+    assert list(rows) == ["not harmonized", "not harmonized, equal images", "finetune", "combined", "alternated"]
+    assert identities(rows["not harmonized"].figures["mAP"]) == identities(
+        theirs["4 per class, augmented"].figures["mAP"]
+    )
+    assert identities(rows["finetune"].figures["mAP"]) == identities(
+        theirs["4 per class, augmented + attention"].figures["mAP"]
+    )
+    read = {}
+    for name in ("not harmonized, equal images", "combined", "alternated"):
+        options = options_of(rows[name].figures["mAP"])
+        assert rows[name].figures["mAP"].cells[0].start is None
+        before = options_of(rows["not harmonized"].figures["mAP"]).optim
+        assert all(
+            getattr(options.optim, each) == getattr(before, each)
+            for each in ("name", "lr", "weight_decay", "schedule", "ema_decay")
+        )
+        both = options.method.get("strategy") == "combined"
+        assert options.method.get("strategy", name) == name
+        read[name] = options.steps * options.batch.labeled * (1 + both)
+    assert {*read.values()} == {40 * 8 + 4 * 4}
+    for n in (4, 8):
+        row = rows_of(table, 1)[f"{n} per class"]
+        for column, name in (("Not harmonized", ""), ("Harmonized", " + attention")):
+            cells = theirs[f"{n} per class, augmented{name}"].figures["mAP"].cells
+            assert [cell.start.identity for cell in row.figures[column].cells] == [cell.identity for cell in cells]
+
+
+def test_table_4_has_twelve_losses_of_one_training_per_seed(out: Path) -> None:
+    (table,) = tables("smoke", None, out, "harmonizing-table4")
+    rows = rows_of(table)
+    assert len({cell.identity for cell in table.cells()}) == len(table.seeds)
+    figures = {series.figure for row in rows.values() for series in row.figures.values()}
+    assert figures == {*LOSSES, "time"}
+    assert len(LOSSES) == 12
+    assert rows["GB as mask"].paper == {"Pearson": 0.826, "Cross-correlation": 0.267, "SSIM": 0.806}
+    assert rows["GB as mask"].figures["SSIM"].figure == "guided_mask/ssim"
+    best, *_, avoided = table.claims
+    assert len(best.differences[0].minus) == 11
+    assert best.differences[0].plus[0].figure == "guided_mask/pearson"
+    assert best.differences[0].plus[0] not in best.differences[0].minus
+    assert {series.figure.split("/")[0] for series in avoided.differences[0].minus} == {"gradcam_mask"}
+
+
+@pytest.fixture(scope="module")
+def followed(out: Path) -> tuple[Cell, Grid, Done]:
+    (table,) = tables("smoke", None, out, "harmonizing-table4")
+    cell = table.cells()[0]
+    grid = Grid([cell], out)
+    return cell, grid, grid.run()[cell.identity]
+
+
+def test_a_look_is_the_losses_of_the_saved_network(followed: tuple[Cell, Grid, Done], out: Path) -> None:
+    """The last look and the saved model are of the same step: each figure anew, from the files alone."""
+    cell, grid, _ = followed
+    folder = RunFolder(run_folder(grid.folder(cell)))
+    lines = [line for line in folder.lines() if "evaluation" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    network, card = load_classifier(folder.model, torch.device("cpu"))
+    images = open_images(cell.data.source)
+    rows = [images.ids.index(name) for name in load_split(folder.split).validation]
+    pixels = torch.stack([torch.from_numpy(decode(images.read(row), channels=3)) for row in rows])
+    pixels = pixels.permute(0, 3, 1, 2).float() / 255
+    truth = torch.as_tensor(images.labels[rows]).float()
+    with torch.no_grad():
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(network(pixels).logits, truth)
+    assert lines[-1]["supervised_loss"] == pytest.approx(float(expected), rel=1e-4)
+    for name in LOSSES:
+        matching, measure = name.split("/")
+        found = harmony(
+            network, pixels, layers(network, card.size)[-1], correlation=CORRELATIONS[measure], matching=matching
+        )
+        assert lines[-1][name] == pytest.approx(-float(found.similarity.detach().mean()), abs=1e-4), name
+
+
+def test_figures_of_table_4_are_correlations_over_the_looks(followed: tuple[Cell, Grid, Done]) -> None:
+    cell, grid, done = followed
+    lines = [line for line in RunFolder(run_folder(grid.folder(cell))).lines() if "evaluation" in line]
+    target = [line["supervised_loss"] for line in lines]
+    assert {*done.figures} == {*LOSSES, "time"}
+    for name in LOSSES:
+        assert done.figures[name] == pytest.approx(np.corrcoef([line[name] for line in lines], target)[0, 1])
+    assert done.figures["time"] == pytest.approx(np.corrcoef(range(6), target)[0, 1])
+
+
+def test_losses_that_are_constant_or_not_finite_have_no_correlation() -> None:
+    looks = [
+        {"supervised_loss": loss, **dict.fromkeys(LOSSES, 2 * loss), LOSSES[0]: 1.0, LOSSES[1]: None}
+        for loss in (3.0, 2.0, 1.0)
+    ]
+    found = over_time(looks)
+    assert {*found} == {*LOSSES[2:], "time"}
+    assert found[LOSSES[2]] == pytest.approx(1)
+    assert found["time"] == pytest.approx(-1)
+
+
+def test_rows_beside_boxes_differ_in_beta_and_gamma_alone(out: Path) -> None:
+    (table,) = tables("smoke", None, out, "gradcam-boxes")
+    found, rest = {}, []
+    for name, row in rows_of(table).items():
+        options = options_of(row.figures["Overlap, all pairs"])
+        if name.startswith("L_S"):
+            found[name] = (options.method["beta"], options.method["gamma"])
+            rest.append(options.model_copy(update={"method": {**options.method, "beta": 0, "gamma": 0}}))
+    assert found == {"L_S": (0, 0), "L_S + L_P": (1, 0), "L_S + L_G": (0, 1), "L_S + L_P + L_G": (1, 1)}
+    assert all(options == rest[0] for options in rest)
+    (relation,) = table.relations
+    assert len(relation.cells) == 4 * len(table.seeds)
+
+
+def test_relations_are_correlations_over_the_runs_that_have_both_figures(out: Path) -> None:
+    (table,) = tables("smoke", None, out, "gradcam-boxes")
+    cells = [cell for row in rows_of(table).values() for cell in row.figures["Overlap, all pairs"].cells][:6]
+    values = [(0.1, 0.2), (0.3, 0.1), (0.2, 0.4), (0.5, 0.6), (0.4, 0.3)]
+    found = {cell.identity: Done({"x": x, "y": y}, 1.0) for cell, (x, y) in zip(cells, values, strict=False)}
+    found[cells[5].identity] = Done({"x": 0.0}, 1.0)
+    words = in_words(Relation("x", "y", "x and y", cells), found)
+    r = np.corrcoef(*zip(*values, strict=True))[0, 1]
+    low, high = np.tanh(np.arctanh(r) - 1.96 / np.sqrt(2)), np.tanh(np.arctanh(r) + 1.96 / np.sqrt(2))
+    assert f"r = {r:.2f} [{low:.2f} to {high:.2f}] over 5 runs" in words
+    assert "too few" in in_words(Relation("x", "y", "x and y", cells[:3]), found)
 
 
 @pytest.mark.parametrize("informed", [True, False])

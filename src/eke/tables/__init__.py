@@ -15,5 +15,6 @@ TABLES: dict[str, str] = {
     "harmonizing-table4": "eke.tables.harmonizing_table4",
     "harmonizing-noise": "eke.tables.harmonizing_noise",
     "harmonizing-strategies": "eke.tables.harmonizing_strategies",
+    "harmonizing-elsewhere": "eke.tables.harmonizing_elsewhere",
 }
 """Name on the command line -> module with `make_table`."""

@@ -2,10 +2,9 @@
 
 The Grad-CAM consistency paper (Lee and Cho, section V-A) takes Grad-CAM for a weakly supervised segmentation, and its
 loss for an auxiliary task by which classification generalizes; it has no boxes. Here photographs have: networks trained
-with that loss (gamma = 1) and without (gamma = 0), with and without the pseudo-label loss, equal in everything else, are
-laid beside the boxes of test images. Over all runs, overlap is correlated with mAP: whether networks that look at the
-objects decide better. See `eke.tables.harmonizing_bench` for images
-and start, `eke.tasks.localize` for the overlap.
+with that loss (gamma = 1) and without (gamma = 0), with and without the pseudo-label loss, equal in all else, are
+laid beside the boxes of test images. Over all runs, overlap is correlated with mAP: do networks that look at objects
+decide better? See `eke.tables.harmonizing_bench` for images and start, `eke.tasks.localize` for the overlap.
 """
 
 from collections.abc import Mapping
@@ -109,7 +108,7 @@ def _claims(series: Mapping[str, Series], center: Series) -> list[Claim]:
 
     overlaps = [replace(series[name], figure="overlap_labeled") for name in ("L_S + L_P + L_G", "L_S + L_G")]
     return [
-        claim("The Grad-CAM loss is a weakly supervised segmentation: maps lie on the objects", "section V-A", *lifts("Overlap, all pairs")),
+        claim("The Grad-CAM loss is a weakly supervised segmentation", "section V-A", *lifts("Overlap, all pairs")),
         claim("The Grad-CAM loss improves classification", "abstract", *lifts("mAP")),
         claim(
             "With it, maps know more of the image than a box in its center",

@@ -71,12 +71,28 @@ class HarmonizingBench:
         work = Train("supervised", merge(flags, {"views": {"weak": self.view(augmented)}}))
         return Series([Cell(work, self.data, seed, start or self.start) for seed in self.seeds], F1)
 
-    def harmonized(self, n: int, start: Series, *, augmented: bool = True) -> Series:
-        """Harmonize trained networks on the n images of each class that they were trained on."""
+    def harmonized(
+        self,
+        n: int,
+        start: Series,
+        *,
+        augmented: bool = True,
+        pool: Mapping[str, Any] | None = None,
+        data: TableData | None = None,
+    ) -> Series:
+        """Harmonize trained networks on the n images of each class that they were trained on.
+
+        Args:
+            n: images per class.
+            start: the trained networks.
+            augmented: whether views are.
+            pool: options of data that choose other images.
+            data: instead of the bench's, where the images are from elsewhere.
+        """
         view = self.view(augmented)
-        flags = self.stage(n, self.harmonizing["steps"], self.harmonizing)
-        work = Train("harmonize", merge(flags, {"views": {"weak": view, "original": view}}))
-        return Series([Cell(work, cell.data, cell.seed, start=cell) for cell in start.cells], F1)
+        chosen = {"views": {"weak": view, "original": view}, "data": pool or {}}
+        work = Train("harmonize", merge(self.stage(n, self.harmonizing["steps"], self.harmonizing), chosen))
+        return Series([Cell(work, data or self.data, cell.seed, start=cell) for cell in start.cells], F1)
 
     def stage(self, n: int, steps: int, flags: Mapping[str, Any]) -> dict[str, Any]:
         """Return the flags of a stage that is looked at four times, of which the best evaluation counts."""
@@ -105,14 +121,14 @@ def make_bench(scale: Scale, seeds: Sequence[int], data: Path | None, out: Path)
 
 def _smoke_bench(seeds: Sequence[int], out: Path) -> HarmonizingBench:
     found = _in_place("squares", squares(out / "data" / "squares.zip", 120, 60))
-    optim = {"name": "adamw", "lr": 3e-3, "schedule": "constant", "warmup_steps": 0, "ema_decay": 0.0}
+    optim = {"name": "adamw", "lr": 3e-3, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
     return HarmonizingBench(
         found,
         seeds,
         counts=(4, MIDDLE),
         plain_counts=(MIDDLE,),
         flags={"data": {"size": 32, "val_rate": 0.0, "val_per_class": 8}, "model": {"name": "small"}},
-        fitting={"batch": {"labeled": 8, "mu": 1}, "optim": optim},
+        fitting={"batch": {"labeled": 8, "mu": 1}, "optim": {**optim, "ema_decay": 0.0}},
         fitting_steps=dict.fromkeys((4, MIDDLE), 40),
         harmonizing={"batch": {"labeled": 4, "mu": 1}, "steps": 4},
         augmented="weak-noflip",

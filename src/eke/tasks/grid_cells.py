@@ -151,7 +151,8 @@ class Train:
         if self.kind == "pretrain":
             options = resolve_pretrain(self.method, given)
         else:
-            measured = {"test": data.test, "data": {**self.flags.get("data", {}), "val_source": data.validation}}
+            elsewhere = {"val_source": data.validation, "unlabeled_source": data.unlabeled}
+            measured = {"test": data.test, "data": {**self.flags.get("data", {}), **elsewhere}}
             options = resolve(self.method, {**given, **measured, "labels": list(labels), "baseline": "none"})
         if self.images is None:
             return options
@@ -161,7 +162,8 @@ class Train:
         elsewhere = {"source", "test", "labels", "init", "seed", "checkpoint", "evaluate"}
         options = self.options(data)
         values = {**options.model_dump(mode="json", exclude=elsewhere), **options.evaluate.determines()}
-        return {**values, "data": {name: value for name, value in values["data"].items() if name != "val_source"}}
+        paths = {"val_source", "unlabeled_source"}
+        return {**values, "data": {name: value for name, value in values["data"].items() if name not in paths}}
 
     def words(self, data: TableData) -> str:
         options = self.options(data)
@@ -185,11 +187,11 @@ class Train:
             figures |= {name: measured[name]["value"] for name in names}
             if "validation" in results["evaluations"]:
                 figures["validation"] = results["evaluations"]["validation"][names[0]]["value"]
-            figures |= _overlaps(results["boxes"].get("test", {}))
+            figures |= overlaps_of(results["boxes"].get("test", {}))
         return figures
 
 
-def _overlaps(boxes: Mapping[str, Any]) -> dict[str, float]:
+def overlaps_of(boxes: Mapping[str, Any]) -> dict[str, float]:
     """Return the mean overlap of maps and boxes, of recognized and of all labeled pairs, the latter also of chance."""
     figures = {}
     for group, name in (("true_positives", "overlap"), ("labeled", "overlap_labeled")):

@@ -48,6 +48,8 @@ class TableData:
     """Label file of all images, for the simulated annotator; None: a person answers."""
     validation: str | None = None
     """Labeled images on which a table chooses; None: it chooses nothing."""
+    unlabeled: str | None = None
+    """Unlabeled images from elsewhere; None: the source's own."""
 
     def labels_of(self, seed: int) -> tuple[Path, ...]:
         """Return the first labels of a seed: every cell of the seed has the same."""
