@@ -288,11 +288,23 @@ def ask(
     data: Data,
     n: Annotated[int, typer.Option("--n", help="How many images.")] = 100,
     strategy: Annotated[
-        str, typer.Option("--strategy", help="entropy = those the run is least sure of; random.")
-    ] = "entropy",
+        str,
+        typer.Option(
+            "--strategy",
+            help="eke strategies lists them, such as margin, badge, typiclust, varratio_mc; eba:ig@LAYER,LAYER = like "
+            "the run's mistakes; auto = by the number of labels.",
+        ),
+    ] = "auto",
     out: Annotated[
-        Path, typer.Option("--out", help="CSV to write: rank, id, path, score, and an empty label to fill in.")
+        Path,
+        typer.Option("--out", help="CSV to write, with an empty label to fill in; beside it a page that shows why."),
     ] = Path("ask.csv"),
+    control: Annotated[
+        float, typer.Option("--control", help="Share that is drawn at random, for eke gain to measure by.")
+    ] = 0.1,
+    passes: Annotated[
+        int, typer.Option("--passes", help="Passes with dropout, or steps of attention; the papers' is 128.")
+    ] = 32,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -300,7 +312,7 @@ def ask(
     from eke.tasks.ask import ask as run_ask
     from eke.tasks.ask import render
 
-    asked = run_ask(run, data, n, strategy, out, seed, _progress())
+    asked = run_ask(run, data, n, strategy, out, seed, _progress(), control_rate=control, n_passes=passes)
     _print_json(asked) if as_json else print(render(asked))
 
 
