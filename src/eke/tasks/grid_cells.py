@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -160,10 +160,9 @@ class Train:
 
     def determines(self, data: TableData) -> Mapping[str, Any]:
         elsewhere = {"source", "test", "labels", "init", "seed", "checkpoint", "evaluate"}
-        options = self.options(data)
+        options = self.options(replace(data, unlabeled=None))  # its path; the images are part of the data's identity
         values = {**options.model_dump(mode="json", exclude=elsewhere), **options.evaluate.determines()}
-        paths = {"val_source", "unlabeled_source"}
-        return {**values, "data": {name: value for name, value in values["data"].items() if name not in paths}}
+        return {**values, "data": {name: value for name, value in values["data"].items() if name != "val_source"}}
 
     def words(self, data: TableData) -> str:
         options = self.options(data)
