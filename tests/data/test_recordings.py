@@ -1,5 +1,6 @@
 """Recordings: how they are cut, named, grouped and hashed; what is set aside; caches equal decoding by hand."""
 
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -106,6 +107,10 @@ def test_an_id_changes_with_any_frame_and_with_the_options(tmp_path, monkeypatch
     again = open_images(tmp_path / "set", clip=FOUR).ids
     assert again[0] == one[0]
     assert again[1] != one[1]
+    file = tmp_path / "set" / "run" / "a" / "frame_001.png"
+    Image.fromarray(frame_pixels(52, 1)).save(file)
+    os.utime(file, (1, 1))  # an older file was put in its place
+    assert open_images(tmp_path / "set", clip=FOUR).ids[0] != one[0]
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -182,8 +182,6 @@ def build_cache(
         raise DataError("There is no image to decode. Check the source's path.")
     ids = blake2b("\n".join(images.ids).encode(), digest_size=16).hexdigest()
     asked = {"ids": ids, "size": size, "channels": channels, "fit": fit, "decoder": DECODER_VERSION}
-    if images.frames is not None:
-        asked["frames"] = images.frames
     path = folder / f"{fingerprint(asked)}.pixels"
     work = Work(path.with_suffix(".part"), size, channels, fit, images.frames)
     if not _is_whole(path):

@@ -1,4 +1,4 @@
-"""Noise in the maps: does it help images whose explanations did not overlap, as the harmonizing paper hopes?
+"""Noise in the maps, by which the harmonizing paper hopes to help images whose explanations did not overlap.
 
 Section 6: "introducing a stochastic process in the computation of the attention consistency may allow attention maps
 to overlap".

@@ -5,12 +5,10 @@ cell that another process holds is left to it. Nothing is decided by what ran be
 moment and started again.
 """
 
-import fcntl
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +17,7 @@ import torch
 from eke.engine.journal import RunFolder
 from eke.engine.processes import choose_device
 from eke.errors import DataError, EkeError, InterruptedRunError
-from eke.files import write_json
+from eke.files import held, write_json
 from eke.progress import Progress, silent
 from eke.tasks.budget import RESERVE_RATE, calibrate
 from eke.tasks.grid_cells import Cell, Place, Train, answers_file, run_folder
@@ -96,7 +94,7 @@ class Grid:
                 return None
             if found[need.identity].failure is not None:
                 return Done({}, None, f"needs {need.words}, which failed")
-        with _held(self.folder(cell) / "lock") as mine:
+        with held(self.folder(cell) / "lock") as mine:
             if not mine:
                 return None
             return self.done(cell) or self._failed_since(cell, started) or self._run(cell, progress)
@@ -142,19 +140,6 @@ class Grid:
             return None
         except ValueError as error:
             raise DataError(f"{file} is damaged ({error}). Delete it, and the cell is looked at again.") from None
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Take a lock file if it is free, and say whether it was. The system releases it however this process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 class Planned(NamedTuple):

@@ -262,9 +262,7 @@ def clip_notes(card: ModelCard) -> list[str]:
     """Say what is called an image where a run reads clips."""
     if card.frames is None:
         return []
-    return [
-        f"Images are clips of {card.frames} frames here. Pictures show the middle frame, and the middle of its map."
-    ]
+    return [f"Images are clips of {card.frames} frames here. Pictures show the middle frame and the middle map."]
 
 
 def pool_distribution(network: Network, material: Material, seed: int) -> dict[str, Any] | None:
