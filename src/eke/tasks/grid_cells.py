@@ -184,6 +184,7 @@ class Train:
             measured = results["evaluations"]["test"]
             names = metrics_of(measured)
             figures |= {name: measured[name]["value"] for name in names}
+            figures |= {f"f1/{each['class']}": each["f1"] for each in measured["per_class"] if each["f1"] is not None}
             if "validation" in results["evaluations"]:
                 figures["validation"] = results["evaluations"]["validation"][names[0]]["value"]
             figures |= overlaps_of(results["boxes"].get("test", {}))
