@@ -10,6 +10,7 @@ TABLES: dict[str, str] = {
     "gradcam-adjustability": "eke.tables.gradcam_adjustability",
     "gradcam-boxes": "eke.tables.gradcam_boxes",
     "harmonizing-stop": "eke.tables.harmonizing_stop",
+    "harmonizing-table1": "eke.tables.harmonizing_table1",
     "harmonizing-table2": "eke.tables.harmonizing_table2",
     "harmonizing-table3": "eke.tables.harmonizing_table3",
     "harmonizing-table4": "eke.tables.harmonizing_table4",

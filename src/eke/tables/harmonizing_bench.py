@@ -120,7 +120,7 @@ def make_bench(scale: Scale, seeds: Sequence[int], data: Path | None, out: Path)
 
 
 def _smoke_bench(seeds: Sequence[int], out: Path) -> HarmonizingBench:
-    found = _in_place("squares", squares(out / "data" / "squares.zip", 120, 60))
+    found = in_place("squares", squares(out / "data" / "squares.zip", 120, 60))
     optim = {"name": "adamw", "lr": 3e-3, "weight_decay": 0.0, "schedule": "constant", "warmup_steps": 0}
     return HarmonizingBench(
         found,
@@ -150,7 +150,7 @@ def _cpu_bench(seeds: Sequence[int], data: Path) -> HarmonizingBench:
     }
     counts, steps, harmonizing_steps = (4, MIDDLE, 16), 100, 60
     return HarmonizingBench(
-        _in_place("voc5", photos),
+        in_place("voc5", photos),
         seeds,
         counts=counts,
         plain_counts=(MIDDLE,),
@@ -190,7 +190,7 @@ def _paper_bench(seeds: Sequence[int], data: Path, out: Path) -> HarmonizingBenc
     )
 
 
-def _in_place(name: str, source: Path) -> TableData:
+def in_place(name: str, source: Path) -> TableData:
     """Use images that declare their own test images where they lie."""
     return TableData(name, str(source.absolute()), None, fingerprint({"file": hash_file(source)}), labels={})
 

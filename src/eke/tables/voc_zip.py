@@ -1,8 +1,8 @@
-"""Write images with boxes as a PASCAL VOC zip, whose bytes depend on its content alone."""
+"""Write images as zips, those with boxes as PASCAL VOC has them; their bytes depend on the content alone."""
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -25,22 +25,36 @@ def write_voc_zip(path: Path, photos: Iterable[Photo], lists: Mapping[str, Seque
         lists: trainval, test ... -> names of images.
     """
 
-    def write(temporary: Path) -> None:
+    def write(file: zipfile.ZipFile) -> None:
+        for name, pixels, boxes in photos:
+            add_png(file, f"JPEGImages/{name}.png", pixels)
+            objects = "".join(map(_object, boxes))
+            _add(file, f"Annotations/{name}.xml", f"<annotation>{objects}</annotation>".encode())
+        for part, names in lists.items():
+            _add(file, f"ImageSets/Main/{part}.txt", "\n".join(names).encode())
+
+    write_zip(path, write)
+
+
+def write_zip(path: Path, write: Callable[[zipfile.ZipFile], None]) -> None:
+    """Write a zip atomically; `write` fills it."""
+
+    def fill(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w") as file:
+            write(file)
 
-            def add(name: str, content: bytes) -> None:
-                file.writestr(zipfile.ZipInfo(name), content)  # without the time of day
+    write_atomic(path, fill)
 
-            for name, pixels, boxes in photos:
-                written = io.BytesIO()
-                Image.fromarray(pixels).save(written, "png")
-                add(f"JPEGImages/{name}.png", written.getvalue())
-                objects = "".join(map(_object, boxes))
-                add(f"Annotations/{name}.xml", f"<annotation>{objects}</annotation>".encode())
-            for part, names in lists.items():
-                add(f"ImageSets/Main/{part}.txt", "\n".join(names).encode())
 
-    write_atomic(path, write)
+def add_png(file: zipfile.ZipFile, name: str, pixels: np.ndarray) -> None:
+    """Add an image, (H, W, 3) uint8."""
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "png")
+    _add(file, name, written.getvalue())
+
+
+def _add(file: zipfile.ZipFile, name: str, content: bytes) -> None:
+    file.writestr(zipfile.ZipInfo(name), content)  # without the time of day
 
 
 def _object(box: Box) -> str:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -160,10 +160,9 @@ class Train:
 
     def determines(self, data: TableData) -> Mapping[str, Any]:
         elsewhere = {"source", "test", "labels", "init", "seed", "checkpoint", "evaluate"}
-        options = self.options(data)
+        options = self.options(replace(data, unlabeled=None))  # its path; the images are part of the data's identity
         values = {**options.model_dump(mode="json", exclude=elsewhere), **options.evaluate.determines()}
-        paths = {"val_source", "unlabeled_source"}
-        return {**values, "data": {name: value for name, value in values["data"].items() if name not in paths}}
+        return {**values, "data": {name: value for name, value in values["data"].items() if name != "val_source"}}
 
     def words(self, data: TableData) -> str:
         options = self.options(data)
@@ -185,6 +184,7 @@ class Train:
             measured = results["evaluations"]["test"]
             names = metrics_of(measured)
             figures |= {name: measured[name]["value"] for name in names}
+            figures |= {f"f1/{each['class']}": each["f1"] for each in measured["per_class"] if each["f1"] is not None}
             if "validation" in results["evaluations"]:
                 figures["validation"] = results["evaluations"]["validation"][names[0]]["value"]
             figures |= overlaps_of(results["boxes"].get("test", {}))
