@@ -2,15 +2,13 @@
 
 import csv
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from eke.acquire.scores import STRATEGIES
+from eke.acquire.contract import Candidates, Labeled
+from eke.acquire.strategies import STRATEGIES
 from eke.data.images import ImageSet
 from eke.data.splits import load_split
 from eke.engine.journal import RunFolder
@@ -20,7 +18,6 @@ from eke.engine.processes import choose_device
 from eke.errors import ConfigError, DataError, did_you_mean
 from eke.files import write_atomic
 from eke.progress import Progress, silent
-from eke.randomness import mixed_seed
 from eke.tasks.prepare import open_pixels
 
 COLUMNS = ("rank", "id", "path", "score")
@@ -41,7 +38,7 @@ def ask(
         run: a finished run folder with a class head.
         source: the images to choose from, usually those of the run.
         n: images to ask for, at least 1. Where fewer are left, all of them are taken, and a note says so.
-        strategy: one of STRATEGIES.
+        strategy: one of STRATEGIES that needs no more than probabilities.
         out: CSV to write, with the columns rank, id, path, score and label (or labels).
         seed: of random scores, and of the order of equal scores.
         progress: shows decoding and predicting.
@@ -55,8 +52,9 @@ def ask(
         CheckpointError: the run is not finished or its files are damaged.
         DataError: the source cannot be read, or no image is left to ask for.
     """
-    if strategy not in STRATEGIES:
-        raise ConfigError(f"Unknown strategy {strategy!r}. {did_you_mean(strategy, STRATEGIES)}")
+    known = [name for name, each in STRATEGIES.items() if each.needs <= {"probs"}]
+    if strategy not in known:
+        raise ConfigError(f"Unknown strategy {strategy!r}. {did_you_mean(strategy, known)}")
     if n < 1:
         raise ConfigError(f"--n {n} asks for no image. Give 1 or more.")
     if out.exists():
@@ -81,23 +79,22 @@ def ask(
     with progress("predicting", len(pool)) as advance:
         probs = predict_probs(network, pixels.resident(device).read, pool, device, advance)
     ids = [images.ids[row] for row in pool]
-    scores = _scores(strategy, probs, ids, seed, several=card.several).tolist()
-    ties = [mixed_seed(seed, 0, f"ask/tie/{name}") for name in ids]
-    order = sorted(range(len(pool)), key=lambda place: (-scores[place], ties[place]))[:n]
+    candidates = Candidates(ids, probs, several=card.several)
+    picks = STRATEGIES[strategy].select(candidates, Labeled(), n, seed)
     column = "labels" if card.several else "label"
-    write_questions(out, images, [pool[place] for place in order], [scores[place] for place in order], column)
+    write_questions(out, images, [pool[pick.row] for pick in picks], [pick.score for pick in picks], column)
 
     notes = []
     if labels_ignored:
         notes.append(f"{source} labels every image already. Its labels are ignored, as if they were hidden.")
-    if len(order) < n:
-        notes.append(f"{n:,} images were asked for, but only {len(order):,} are left: all of them are listed.")
+    if len(picks) < n:
+        notes.append(f"{n:,} images were asked for, but only {len(picks):,} are left: all of them are listed.")
     return {
         "run": str(run),
         "source": source,
         "strategy": strategy,
         "seed": seed,
-        "n": len(order),
+        "n": len(picks),
         "n_pool": len(pool),
         "n_images": len(readable),
         "labels_ignored": labels_ignored,
@@ -131,14 +128,6 @@ def pool_rows(images: ImageSet, readable: list[int], spent: set[str], *, labels_
         and (images.split is None or images.split[row] not in {"val", "test"})
         and (labels_ignored or not labeled[row])
     ]
-
-
-def _scores(strategy: str, probs: Tensor, ids: Sequence[str], seed: int, *, several: bool) -> Tensor:
-    """Score images; of several labels, as the mean over classes of the score of its yes or no."""
-    score = STRATEGIES[strategy].score
-    if not several:
-        return score(probs, ids, seed)
-    return torch.stack([score(torch.stack([p, 1 - p], 1), ids, seed) for p in probs.unbind(1)]).mean(0)
 
 
 def write_questions(out: Path, images: ImageSet, rows: list[int], scores: list[float], column: str) -> None:
