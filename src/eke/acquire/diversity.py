@@ -55,8 +55,8 @@ def distances_to_nearest(features: Tensor, others: Tensor) -> Tensor:
     """
     lengths = squared_lengths(features)
     nearest = torch.full_like(lengths, torch.inf)
-    for other in others.split(BLOCK // 4):
-        other = wide(other).to(lengths)
+    for first in range(0, len(others), BLOCK // 4):
+        other = others[first : first + BLOCK // 4].to(lengths)
         length = other.square().sum(1)
         for start in range(0, len(features), BLOCK):
             part = slice(start, start + BLOCK)

@@ -70,10 +70,9 @@ def _balanced(pool: Pool, k: int) -> list[Pick]:
     scores, classes = margin(probs).cpu(), probs.argmax(1).cpu()
     rows = class_balanced(scores, classes, pool.labeled.counts(probs.shape[1]), k, pool.order)
     return [
-        Pick(row, float(scores[row]), f"predicted as class {int(classes[row])}, which has few labels; margin score "
-             f"{float(scores[row]):.3f}")
+        Pick(row, float(scores[row]), f"predicted as class {int(classes[row])}; margin score {float(scores[row]):.3f}")
         for row in rows.tolist()
-    ]  # fmt: skip
+    ]
 
 
 def _k_center(pool: Pool, k: int) -> list[Pick]:
