@@ -1,6 +1,7 @@
 """The tables of the harmonizing paper: what rows share and differ in, what claims are about, and the paper's scale."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,102 @@ def test_relations_are_correlations_over_the_runs_that_have_both_figures(out: Pa
     low, high = np.tanh(np.arctanh(r) - 1.96 / np.sqrt(2)), np.tanh(np.arctanh(r) + 1.96 / np.sqrt(2))
     assert f"r = {r:.2f} [{low:.2f} to {high:.2f}] over 5 runs" in words
     assert "too few" in in_words(Relation("x", "y", "x and y", cells[:3]), found)
+
+
+def test_another_place_is_darker_and_its_halves_share_no_image(out: Path) -> None:
+    (table,) = tables("smoke", None, out, "harmonizing-elsewhere")
+    rows = rows_of(table)
+    seen, measured = (
+        open_images(source)
+        for source in (
+            rows["on images from elsewhere"].figures["mAP"].cells[0].data.unlabeled,
+            rows["not harmonized"].figures["mAP, elsewhere"].cells[0].data.test,
+        )
+    )
+    before = open_images(rows["not harmonized"].figures["mAP"].cells[0].data.source)
+    assert (len(seen), len(measured)) == (30, 30)
+    assert not {*seen.ids} & {*measured.ids}
+    assert not {*seen.paths} & {*measured.paths}
+    tests = before.select(row for row, word in enumerate(before.split) if word == "test")
+    for part in (seen, measured):
+        for row, path in enumerate(part.paths):
+            original = int(Path(path).stem)
+            assert part.boxes[row] == tests.boxes[original]
+            light = [decode(images.read(i), channels=3).mean() for images, i in ((part, row), (tests, original))]
+            assert light[0] == pytest.approx(0.45 * light[1], rel=0.02)
+
+
+def test_rows_of_elsewhere_differ_in_their_unlabeled_images_and_all_are_measured_there(out: Path) -> None:
+    (table,) = tables("smoke", None, out, "harmonizing-elsewhere")
+    rows = rows_of(table)
+    start = rows["not harmonized"].figures["mAP"]
+    pools = {}
+    for name, row in rows.items():
+        assert [cell.start.identity for cell in row.figures["mAP, elsewhere"].cells] == identities(row.figures["mAP"])
+        if name != "not harmonized":
+            assert [cell.start.identity for cell in row.figures["mAP"].cells] == identities(start)
+            data = options_of(row.figures["mAP"]).data
+            pools[name] = (data.unlabeled_with_labeled, data.n_unlabeled, data.unlabeled_source is not None)
+    assert pools == {
+        "on the training images": (True, 0, False),
+        "on others of their kind": (False, 160, False),
+        "on images from elsewhere": (False, 160, True),
+    }
+    assert len({row.figures["mAP"].cells[0].identity for row in rows.values()}) == 4
+
+
+def test_a_cells_name_follows_images_from_elsewhere_and_not_their_path(out: Path) -> None:
+    (table,) = tables("smoke", None, out, "harmonizing-elsewhere")
+    cell = rows_of(table)["on images from elsewhere"].figures["mAP"].cells[0]
+    moved = replace(cell, data=replace(cell.data, unlabeled="/another/place.zip"))
+    assert moved.identity == cell.identity
+    assert moved.work.options(moved.data).data.unlabeled_source == "/another/place.zip"
+    assert replace(cell, data=replace(cell.data, identity="other images")).identity != cell.identity
+
+
+def test_table_1_trains_on_so_many_clips_and_has_f1_of_each_class(out: Path) -> None:
+    (table,) = tables("smoke", None, out, "harmonizing-table1")
+    rows = rows_of(table)
+    names = ("baseline", "baseline + attention", "SimCLR", "SimCLR + attention")
+    assert list(rows) == [f"{n} per class, {name}" for n in (4, 8) for name in names]
+    assert {column: series.figure for column, series in rows["4 per class, SimCLR"].figures.items()} == {
+        "Mean F1": "macro_f1",
+        "Accuracy": "accuracy",
+        **{f"F1 {name}": f"f1/{name}" for name in sorted(COLORS)},
+    }
+    for name, row in rows.items():
+        series, n = row.figures["Mean F1"], int(name[0])
+        options = options_of(series)
+        labels = options.data.labels_per_class
+        assert labels - int(labels * options.data.val_rate) == n
+        if "attention" in name:
+            before = rows[name.removesuffix(" + attention")].figures["Mean F1"]
+            assert [cell.start.identity for cell in series.cells] == identities(before)
+            assert options.method["name"] == "harmonize"
+        else:
+            assert [cell.start is not None for cell in series.cells] == ["SimCLR" in name] * 2
+    starts = {cell.start.identity for n in (4, 8) for cell in rows[f"{n} per class, SimCLR"].figures["Mean F1"].cells}
+    assert len(starts) == 1
+
+
+def test_table_1_at_the_other_scales(tmp_path: Path, shared_data: Path) -> None:
+    table = load_table("harmonizing-table1", "cpu", shared_data, tmp_path)
+    assert [name for name in rows_of(table) if name.endswith("baseline")] == [
+        f"{n} per class, baseline" for n in (8, 16)
+    ]
+    row = rows_of(table)["16 per class, SimCLR + attention"]
+    assert sum(column.startswith("F1 ") for column in row.figures) == 6
+    assert options_of(row.figures["Mean F1"]).clip.frames == 8
+    for name in ("train", "test"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+    paper = load_table("harmonizing-table1", "paper", tmp_path / "own", tmp_path)
+    row = rows_of(paper)["32 per class, SimCLR + attention"]
+    assert row.paper == {"Mean F1": 0.314}
+    options = options_of(row.figures["Mean F1"])
+    assert (options.model.name, options.model.pretrained, options.data.size) == ("torchvision/r3d_18", True, 80)
+    assert (options.batch.labeled, options.clip.frames) == (12, 16)
+    with pytest.raises(DataError, match="has no sign-clips.zip"):
+        load_table("harmonizing-table1", "cpu", tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("informed", [True, False])
