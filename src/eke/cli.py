@@ -491,6 +491,18 @@ def methods(
     _print_json(described) if as_json else print(render(described))
 
 
+@app.command(short_help="Ways to choose the images to label next.")
+def strategies(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A strategy, to see what it needs.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the strategies of eke ask, or show one: what it chooses and what it needs."""
+    from eke.tasks.strategies import describe, render
+
+    described = describe(name)
+    _print_json(described) if as_json else print(render(described))
+
+
 def main() -> None:
     """Run the command line: an error that eke raises is printed as one message, with its exit code."""
     warnings.filterwarnings("ignore", ".*decompression bomb")  # eke has a limit of its own and names such images
