@@ -491,6 +491,24 @@ def methods(
     _print_json(described) if as_json else print(render(described))
 
 
+@app.command(short_help="What labels bought, and when to stop.")
+def gain(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs of successive rounds, on one source.")],
+    more: Annotated[int, typer.Option("--more", help="How many labels would be bought next.")] = 100,
+    worth: Annotated[
+        float, typer.Option("--worth", help="Gain in accuracy that they should bring; 0.01 is one point.")
+    ] = 0.01,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write a page with the curve.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the labels of eke ask bought, by the control images among them, and whether more are worth it."""
+    from eke.tasks.gain import gain as run_gain
+    from eke.tasks.gain import render
+
+    measured = run_gain(runs, more, worth, out, _progress())
+    _print_json(measured) if as_json else print(render(measured))
+
+
 @app.command(short_help="Ways to choose the images to label next.")
 def strategies(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A strategy, to see what it needs.")] = None,

@@ -60,7 +60,7 @@ def render(described: list[dict[str, Any]]) -> str:
         [
             *lines,
             "",
-            "auto chooses by the number of labels, and says why. eba:FORM compares embeddings, or what is named behind it:",
-            f"@layer,layer (embedding and logits count as layers) or {scales}, the paper's, for lenet and cnn8.",
+            "auto chooses by the number of labels, and says why. eba:FORM compares embeddings, or what is named behind",
+            f"it: @layer,layer (embedding and logits count as layers) or {scales}, the paper's, for lenet and cnn8.",
         ]
     )
