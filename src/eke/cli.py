@@ -288,11 +288,23 @@ def ask(
     data: Data,
     n: Annotated[int, typer.Option("--n", help="How many images.")] = 100,
     strategy: Annotated[
-        str, typer.Option("--strategy", help="entropy = those the run is least sure of; random.")
-    ] = "entropy",
+        str,
+        typer.Option(
+            "--strategy",
+            help="eke strategies lists them, such as margin, badge, typiclust, varratio_mc; eba:ig@LAYER,LAYER = like "
+            "the run's mistakes; auto = by the number of labels.",
+        ),
+    ] = "auto",
     out: Annotated[
-        Path, typer.Option("--out", help="CSV to write: rank, id, path, score, and an empty label to fill in.")
+        Path,
+        typer.Option("--out", help="CSV to write, with an empty label to fill in; beside it a page that shows why."),
     ] = Path("ask.csv"),
+    control: Annotated[
+        float, typer.Option("--control", help="Share that is drawn at random, for eke gain to measure by.")
+    ] = 0.1,
+    passes: Annotated[
+        int, typer.Option("--passes", help="Passes with dropout, or steps of attention; the papers' is 128.")
+    ] = 32,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -300,7 +312,7 @@ def ask(
     from eke.tasks.ask import ask as run_ask
     from eke.tasks.ask import render
 
-    asked = run_ask(run, data, n, strategy, out, seed, _progress())
+    asked = run_ask(run, data, n, strategy, out, seed, _progress(), control_rate=control, n_passes=passes)
     _print_json(asked) if as_json else print(render(asked))
 
 
@@ -474,6 +486,18 @@ def methods(
 ) -> None:
     """List the training methods, or show one: its paper, views, defaults and options."""
     from eke.tasks.methods import describe, render
+
+    described = describe(name)
+    _print_json(described) if as_json else print(render(described))
+
+
+@app.command(short_help="Ways to choose the images to label next.")
+def strategies(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A strategy, to see what it needs.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the strategies of eke ask, or show one: what it chooses and what it needs."""
+    from eke.tasks.strategies import describe, render
 
     described = describe(name)
     _print_json(described) if as_json else print(render(described))

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from eke.data.contents import ArrayContents
 from eke.data.dividing import share_labels, take_rate
 from eke.data.images import ImageSet, content_id
+from eke.data.labels import apply_labels
+from eke.data.sources import open_images
 from eke.data.splits import DataOptions, Split, load_split, make_pool, make_split
 from eke.errors import ConfigError, DataError
 
@@ -300,3 +302,40 @@ def test_no_image_is_in_two_parts_whatever_the_source() -> None:
             for ids in (split.labeled, split.validation, split.test)
             if ids
         )
+
+
+# ------------------------------------------------------------------ what was asked for
+
+
+def asked_for(tmp_path: Path, options: DataOptions) -> tuple[Split, ImageSet, set[str], set[str]]:
+    """60 images of two classes: 30 labeled by the source, 20 by a file of `eke ask`, 6 of these as a control."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
+    words = ["cat" if i % 2 else "dog" for i in range(60)]
+    images = open_images((pixels, [word if i < 30 else "" for i, word in enumerate(words)]))
+    file = tmp_path / "ask.csv"
+    rows = [f"{images.ids[i]},{int(i >= 44)},{words[i] if i < 50 else ''}" for i in range(30, 55)]
+    file.write_text("\n".join(["id,control,label", *rows]), encoding="utf-8")
+    laid = apply_labels(images, [file])
+    split = make_split(laid, None, options, seed=1)
+    return split, laid, set(images.ids[30:44]), set(images.ids[44:50])
+
+
+@pytest.mark.parametrize("options", [{"val_rate": 0.2}, {"val_per_class": 2}, {"val_rate": 0.0}])
+def test_what_a_strategy_asked_for_only_trains_and_its_control_only_validates(
+    tmp_path: Path, options: dict[str, float]
+) -> None:
+    split, _, asked, control = asked_for(tmp_path, DataOptions(**options))
+    assert asked <= set(split.labeled)
+    assert control <= set(split.validation)
+    assert not control & set(split.labeled)
+    assert len(split.labeled) + len(split.validation) == 50, "all of them count"
+    assert len(split.validation) == 6 + {0.2: 6, 0.0: 0}.get(options.get("val_rate", -1), 4)
+    assert any("6 images that were drawn at random as a control" in note for note in split.notes)
+
+
+def test_an_unanswered_question_is_neither(tmp_path: Path) -> None:
+    _, laid, asked, control = asked_for(tmp_path, DataOptions())
+    words = dict(zip(laid.ids, laid.asked or (), strict=True))
+    assert {name for name, word in words.items() if word == "asked"} == asked
+    assert {name for name, word in words.items() if word == "control"} == control
+    assert laid.select(range(44, 60)).asked == ("control",) * 6 + ("",) * 10

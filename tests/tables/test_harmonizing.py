@@ -136,6 +136,12 @@ def test_the_lift_is_harmonized_less_not_harmonized(out: Path) -> None:
     lift = {n: (f1[f"{n} per class, augmented + attention"], f1[f"{n} per class, augmented"]) for n in (4, 8)}
     assert [*map(identities, more.plus)] == [*map(identities, (lift[4][0], lift[8][1]))]
     assert [*map(identities, more.minus)] == [*map(identities, (lift[4][1], lift[8][0]))]
+    means = claims["Fine-tuning can improve classification performance when training data is scarce"].differences
+    for difference, figure in zip(means, ("macro_f1", "mean_average_precision"), strict=True):
+        assert difference.n == 2
+        assert [*map(identities, difference.plus)] == [identities(lift[n][0]) for n in (4, 8)]
+        assert [*map(identities, difference.minus)] == [identities(lift[n][1]) for n in (4, 8)]
+        assert {series.figure for series in (*difference.plus, *difference.minus)} == {figure}
 
 
 def test_cpu_scale(tmp_path: Path, shared_data: Path) -> None:

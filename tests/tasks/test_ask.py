@@ -14,7 +14,9 @@ from eke.data.sources import open_images
 from eke.data.splits import load_split
 from eke.engine.model_files import load_model, save_model
 from eke.errors import CheckpointError, ConfigError, DataError
-from eke.tasks.ask import ask, gives_label, pool_rows, render
+from eke.tasks.ask import ask as ask_task
+from eke.tasks.ask import gives_label, pool_rows, render
+from eke.tasks.asked_strategy import choose_by_regime
 from eke.tasks.evaluate import predict_source
 from eke.tasks.fit import fit
 
@@ -22,6 +24,11 @@ from .conftest import digit_options
 
 CPU = torch.device("cpu")
 N_IMAGES, N_LABELED = 200, 60
+
+
+def ask(run: Path, source: str, n: int, strategy: str, out: Path, seed: int = 0, **options: Any) -> dict[str, Any]:
+    """Ask without a control share and without a sheet, unless they are asked for."""
+    return ask_task(run, source, n, strategy, out, seed, **{"control_rate": 0.0, "sheet": False, **options})
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -74,7 +81,7 @@ def test_the_least_decided_images_come_first(run: Path, partly: Path, tmp_path: 
     unlabeled = [name for name, label in zip(images.ids, images.labels, strict=True) if label < 0]
     rows = rows_of(tmp_path / "ask.csv")
     assert [row["id"] for row in rows] == sorted(unlabeled, key=lambda name: -entropies[name])[:30]
-    assert list(rows[0]) == ["rank", "id", "path", "score", "label"]
+    assert list(rows[0]) == ["rank", "id", "path", "score", "reason", "control", "round", "label"]
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 31)]
     assert [float(row["score"]) for row in rows] == pytest.approx([entropies[row["id"]] for row in rows], abs=2e-6)
     path_of = dict(zip(images.ids, images.paths, strict=True))
@@ -272,3 +279,134 @@ def test_labels_filled_in_count_in_the_next_run_and_are_not_asked_for_again(
     command = f"eke fit {partly} --labels {first} --labels {second}"
     assert result["label_files"] == [str(first), str(second)]
     assert render(result).endswith(command), "the labels of the first round go on to count"
+
+
+# ------------------------------------------------------------------ control, provenance, sheet, strategies
+
+
+def test_a_share_is_drawn_at_random_whatever_the_strategy(run: Path, partly: Path, tmp_path: Path) -> None:
+    controls = {}
+    for strategy in ("entropy", "margin"):
+        result = ask(run, str(partly), 30, strategy, tmp_path / f"{strategy}.csv", seed=4, control_rate=0.2)
+        rows = rows_of(tmp_path / f"{strategy}.csv")
+        controls[strategy] = {row["id"] for row in rows if row["control"] == "1"}
+        assert result["n_control"] == len(controls[strategy]) == 6
+        assert len({row["id"] for row in rows}) == result["n"] == 30
+        assert all(row["reason"].startswith("control") for row in rows if row["control"] == "1")
+    assert controls["entropy"] == controls["margin"], "what is drawn does not depend on the strategy"
+    ask(run, str(partly), 30, "entropy", tmp_path / "other.csv", seed=5, control_rate=0.2)
+    assert {row["id"] for row in rows_of(tmp_path / "other.csv") if row["control"] == "1"} != controls["entropy"]
+
+
+def test_answers_train_and_the_control_validates(run: Path, partly: Path, tmp_path: Path) -> None:
+    file = tmp_path / "ask.csv"
+    ask(run, str(partly), 20, "entropy", file, control_rate=0.25)
+    added = fill(file, empty=0)
+    rows = {row["id"]: row["control"] for row in rows_of(file)}
+    results = fit(fit_options(partly, labels=(str(file),)), tmp_path / "next")
+    assert results is not None
+    split = load_split(tmp_path / "next" / "split.json")
+    assert {name for name in added if rows[name] == "1"} <= set(split.validation)
+    assert {name for name in added if rows[name] == "0"} <= set(split.labeled)
+    second = ask(tmp_path / "next", str(partly), 5, "entropy", tmp_path / "second.csv")
+    assert second["round"] == 2
+    assert {row["round"] for row in rows_of(tmp_path / "second.csv")} == {"2"}
+
+
+def test_the_choice_can_be_repeated_from_its_record(run: Path, partly: Path, tmp_path: Path) -> None:
+    ask(run, str(partly), 12, "power_margin", tmp_path / "ask.csv", seed=7, control_rate=0.25)
+    record = json.loads((tmp_path / "ask.json").read_text(encoding="utf-8"))
+    ask(
+        Path(record["run"]),
+        record["source"],
+        record["n"],
+        record["strategy"],
+        tmp_path / "again.csv",
+        record["seed"],
+        control_rate=record["control_rate"],
+        n_passes=record["n_passes"],
+    )
+    assert rows_of(tmp_path / "again.csv") == rows_of(tmp_path / "ask.csv")
+    again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
+    for name in ("weights", "pool", "picks"):
+        assert again[name] == record[name]
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *("auto", "badge", "typiclust", "prob_cover", "k_center", "k_means", "cluster_margin", "balanced_margin"),
+        *("eba:none", "eba:grad@block2", "eba:ig@block1,block2,logits", "eba:random@embedding"),
+    ],
+)
+def test_every_strategy_asks(run: Path, partly: Path, tmp_path: Path, strategy: str) -> None:
+    result = ask(run, str(partly), 10, strategy, tmp_path / "ask.csv", n_passes=2, control_rate=0.1, sheet=True)
+    rows = rows_of(tmp_path / "ask.csv")
+    unlabeled = {name for name, label in zip(*identities(partly), strict=True) if label < 0}
+    assert {row["id"] for row in rows} <= unlabeled
+    assert len({row["id"] for row in rows}) == 10
+    assert all(row["reason"] for row in rows)
+    page = Path(result["sheet"]).read_text(encoding="utf-8")
+    assert rows[0]["reason"].split(":")[0] in page
+    assert ("Beside the mistakes" in page) == strategy.startswith("eba")
+    if strategy == "auto":
+        assert "auto chose badge" in result["notes"][0]
+
+
+def test_passes_with_dropout_need_dropout(run: Path, partly: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="without dropout"):
+        ask(run, str(partly), 5, "bald", tmp_path / "ask.csv")
+    model = {"name": "small", "dropout": 0.5}
+    fit(digit_options("supervised", source=str(partly), data={"val_rate": 0.2}, model=model), tmp_path / "dropout")
+    first = ask(tmp_path / "dropout", str(partly), 5, "bald", tmp_path / "bald.csv", n_passes=4)
+    assert first["n"] == 5
+    scores = [float(row["score"]) for row in rows_of(tmp_path / "bald.csv")]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 0, "passes differ"
+
+
+def test_only_mistakes_are_resembled(run: Path, partly: Path, tmp_path: Path) -> None:
+    """The pick of each mistake's nearest image, by descriptors alone, is found by brute force."""
+    ask(run, str(partly), 1, "eba:none", tmp_path / "ask.csv")
+    network, _ = load_model(run / "model", CPU)
+    images = open_images(partly)
+    split = load_split(run / "split.json")
+    pixels = torch.stack([torch.from_numpy(np.asarray(images.read(i)))[None] for i in range(len(images))])
+    with torch.no_grad():
+        outputs = network(pixels.float() / 255)
+    wrong = [
+        row
+        for row in images.positions(split.validation).tolist()
+        if int(outputs.logits[row].argmax()) != images.labels[row]
+    ]
+    unit = torch.nn.functional.normalize(outputs.embedding, dim=1)
+    pool = [row for row in range(len(images)) if images.labels[row] < 0]
+    assert wrong, "the run gets some validation images wrong"
+    best = {row: float((unit[wrong] @ unit[row]).max()) for row in pool}
+    (picked,) = rows_of(tmp_path / "ask.csv")
+    assert float(picked["score"]) == pytest.approx(best[images.ids.index(picked["id"])], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "why"),
+    [
+        ("entrpy", "Did you mean 'entropy'"),
+        ("eba:igg", "no attention 'igg'"),
+        ("eba:ig@block7", "no layer 'block7'"),
+        ("batch_bald", "several networks"),
+        ("eba:ig@block2/oracle", "true class"),
+    ],
+)
+def test_a_strategy_that_there_is_not(run: Path, partly: Path, tmp_path: Path, strategy: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        ask(run, str(partly), 5, strategy, tmp_path / "ask.csv")
+    assert not (tmp_path / "ask.csv").exists()
+
+
+def test_the_regime_chooses() -> None:
+    chosen = {
+        regime: choose_by_regime(*regime, several=False)[0].name
+        for regime in ((50, 10, 100), (199, 10, 5000), (500, 10, 100))
+    }
+    assert list(chosen.values()) == ["badge", "power_margin", "cluster_margin"]
+    assert choose_by_regime(50, 10, 100, several=True)[0].name == "power_entropy"

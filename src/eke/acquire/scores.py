@@ -1,27 +1,68 @@
-"""Which images to label next: a score for each image of the pool, the highest first."""
+"""How undecided one prediction is: a score for each image of the pool, the highest is the most wanted.
+
+Source: Settles 2009, "Active learning literature survey", section 3.1. All scores are at least 0, and 0 where the
+network is sure, so that they can be drawn from by power (`eke.acquire.sampling`).
+
+Deviation: 1. The margin of the literature is low where the network is undecided. `margin` here is 1 minus it, so that
+no user has to remember to reverse it.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from eke.randomness import mixed_seed
 
+BLOCK = 16_384
+"""Rows that are scored at once."""
+
+
+def least_confidence(probs: Tensor) -> Tensor:
+    """Return 1 - max_c p_c of (N, K) probabilities: (N,) in [0, 1 - 1/K], float32 or wider."""
+    return _by_blocks(probs, lambda p: 1 - p.amax(1))
+
+
+def margin(probs: Tensor) -> Tensor:
+    """Return 1 - (p_first - p_second), of the two most probable classes.
+
+    Args:
+        probs: (N, K) probabilities; with K = 1 the second is 0.
+
+    Returns:
+        (N,) in [0, 1], float32 or wider; 1 where the two are equally probable.
+    """
+
+    def score(p: Tensor) -> Tensor:
+        best = p.topk(min(2, p.shape[1]), 1).values
+        return 1 - best[:, 0] + (best[:, 1] if best.shape[1] > 1 else 0)
+
+    return _by_blocks(probs, score)
+
 
 def entropy(probs: Tensor) -> Tensor:
-    """Return how undecided each prediction is: -sum_c p_c log p_c, in nats, with 0 log 0 = 0.
-
-    Source: uncertainty sampling by Shannon entropy, Settles 2009, "Active learning literature survey",
-    section 3.1.
+    """Return -sum_c p_c log p_c, in nats, with 0 log 0 = 0.
 
     Args:
         probs: (N, K) probabilities.
 
     Returns:
-        (N,) in [0, log K]; log K where all classes are equally probable.
+        (N,) in [0, log K], float32 or wider; log K where all classes are equally probable.
     """
-    return torch.special.entr(probs).sum(1)
+    return _by_blocks(probs, lambda p: torch.special.entr(p).sum(1))
+
+
+def of_several(score: Callable[[Tensor], Tensor], probs: Tensor) -> Tensor:
+    """Return the mean over classes of a score of each class's yes or no.
+
+    Args:
+        score: one of this file.
+        probs: (N, K) independent probabilities of yes.
+
+    Returns:
+        (N,).
+    """
+    return torch.stack([score(torch.stack([p, 1 - p], 1)) for p in probs.unbind(1)]).mean(0)
 
 
 def random_scores(ids: Sequence[str], seed: int) -> Tensor:
@@ -37,23 +78,7 @@ def random_scores(ids: Sequence[str], seed: int) -> Tensor:
     return torch.tensor([(mixed_seed(seed, 0, f"ask/{name}") >> 10) / 2**53 for name in ids], dtype=torch.float64)
 
 
-class Strategy(NamedTuple):
-    """A way to choose images."""
-
-    sentence: str
-    """What it chooses, and why."""
-    score: Callable[[Tensor, Sequence[str], int], Tensor]
-    """(N, K) probabilities, N ids, seed -> (N,) scores."""
-
-
-STRATEGIES = {
-    "entropy": Strategy(
-        "the images that the network is least decided about (the entropy of its prediction, in nats)",
-        lambda probs, ids, seed: entropy(probs),
-    ),
-    "random": Strategy(
-        "images drawn at random, which every other strategy must beat (a number drawn from seed and image)",
-        lambda probs, ids, seed: random_scores(ids, seed),
-    ),
-}
-"""Names on the command line -> strategies."""
+def _by_blocks(probs: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Score in float32 or wider, without a second copy of all probabilities."""
+    wide = torch.promote_types(probs.dtype, torch.float32)
+    return torch.cat([score(block.to(wide)) for block in probs.split(BLOCK)]) if len(probs) else probs.new_zeros(0)

@@ -80,6 +80,9 @@ class ImageSet:
     """Boxes of each row, or None where the source draws none."""
     frames: int | None = None
     """T, where every row is a clip of T frames; None: every row is an image."""
+    asked: tuple[str, ...] | None = field(default=None, repr=False)
+    """Of each row "asked", if its label was asked for by a strategy, "control", if it was drawn at random beside, to
+    measure by, else ""; None: nothing was asked for."""
 
     @property
     def several(self) -> bool:
@@ -110,6 +113,7 @@ class ImageSet:
             split=None if self.split is None else _pick(self.split, chosen),
             rows=self.rows[chosen],
             boxes=None if self.boxes is None else tuple(self.boxes[row] for row in chosen.tolist()),
+            asked=None if self.asked is None else _pick(self.asked, chosen),
         )
 
     def label_words(self, row: int) -> str | None:

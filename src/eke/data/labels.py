@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from eke.data.images import ImageSet, Problem, Word, names_in, number_labels, sort_classes, with_several
 from eke.data.rows import as_word, as_words, class_names
@@ -18,25 +19,29 @@ def apply_labels(image_set: ImageSet, files: Sequence[Path]) -> ImageSet:
     `label` holds one class; `labels` holds several, apart by ";", or a list, and then every image of the set has a set
     of labels. An empty cell takes the labels away. An image with two entries in one file that differ loses its label
     and is reported as a conflict. A conflict of the source or of an earlier file is settled by a later one that names
-    the image. A source without classes gets those of the files.
+    the image. A source without classes gets those of the files. A file with a column `control` is one of `eke ask`:
+    what it labels was asked for, or, where the column is not 0, drawn at random; see `ImageSet.asked`.
 
     Raises:
         DataError: a file cannot be read, names a class that the source does not have, or only missing images.
     """
     tables = {file: _read(file) for file in files}
-    words = [word for rows in tables.values() for _, word in rows]
+    words = [word for rows in tables.values() for _, word, _ in rows]
     classes = image_set.classes or sort_classes(class_names(words))
     image_set = replace(image_set, classes=classes)
     if classes and (image_set.several or any(isinstance(word, tuple) for word in words)):
         image_set = with_several(image_set)
-        tables = {file: [(name, word and names_in(word)) for name, word in rows] for file, rows in tables.items()}
+        tables = {
+            file: [row._replace(word=row.word and names_in(row.word)) for row in rows] for file, rows in tables.items()
+        }
     labels = image_set.labels.copy()
     problems = list(image_set.problems)
+    asked = list(image_set.asked or [""] * len(image_set))
     find = _Finder(image_set)
     for file, rows in tables.items():
         given: dict[int, set[Word]] = {}
         missing: list[Problem] = []
-        for name, word in rows:
+        for name, word, how in rows:
             for unknown in (each for each in names_in(word) if each not in classes):
                 raise DataError(
                     f"{file} gives {name} the class {unknown!r}. {did_you_mean(unknown, classes)} A new class "
@@ -47,6 +52,7 @@ def apply_labels(image_set: ImageSet, files: Sequence[Path]) -> ImageSet:
                 missing.append(missing_problem(name, str(file)))
             else:
                 given.setdefault(row, set()).add(word)
+                asked[row] = how if word != "" else asked[row]
         if missing and not given:
             raise DataError(
                 f"None of the {len(missing)} images that {file} names is in {image_set.source}; the first is "
@@ -60,7 +66,7 @@ def apply_labels(image_set: ImageSet, files: Sequence[Path]) -> ImageSet:
                 problems.append(conflict(image_set.paths[row], words_of, f"in {file}"))
         laid = {row: next(iter(words_of)) if len(words_of) == 1 else "" for row, words_of in given.items()}
         labels[list(laid)] = number_labels(list(laid.values()), classes, several=image_set.several)
-    return replace(image_set, labels=labels, problems=tuple(problems))
+    return replace(image_set, labels=labels, problems=tuple(problems), asked=tuple(asked) if any(asked) else None)
 
 
 def conflict(path: str, words: set[Word], where: str) -> Problem:
@@ -72,8 +78,17 @@ def conflict(path: str, words: set[Word], where: str) -> Problem:
     return Problem(path, "conflict", detail, remedy)
 
 
-def _read(file: Path) -> list[tuple[str, Word]]:
-    """Return (id or path, class or classes) of each row."""
+class _Row(NamedTuple):
+    """One row of a label file."""
+
+    name: str
+    """Id or path."""
+    word: Word
+    how: str
+    """As `ImageSet.asked`."""
+
+
+def _read(file: Path) -> list[_Row]:
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -84,7 +99,8 @@ def _read(file: Path) -> list[tuple[str, Word]]:
     cells = column_of(table, ("label", "class", "labels"), str(file))
     words = [as_words(cell) for cell in cells] if "labels" in table else [as_word(cell) for cell in cells]
     names = [key or as_word(path) for key, path in zip(by_id or [""] * len(words), by_path or by_id, strict=True)]
-    return list(zip(names, words, strict=True))
+    how = ["asked" if as_word(cell) in {"", "0"} else "control" for cell in table.get("control", ())]
+    return [_Row(*row) for row in zip(names, words, how or [""] * len(words), strict=True)]
 
 
 class _Finder:

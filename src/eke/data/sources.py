@@ -225,6 +225,7 @@ def _joined(first: ImageSet, second: ImageSet, word: str) -> ImageSet:
         boxes=tuple(row for part in parts for row in part.boxes or ((),) * len(part))
         if first.boxes is not None or second.boxes is not None
         else None,
+        asked=None if first.asked is None else first.asked + ("",) * len(second),
     )
 
 

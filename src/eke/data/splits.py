@@ -152,6 +152,8 @@ class _Division:
         self.labeled = is_known(self.labels)
         self.role = np.where(np.isin(words, ["test", "val"]), words, "train")
         self.strata = strata_of(self.labels, self.labeled & (self.role == "train"))
+        asked = np.array(train.asked if train.asked is not None else [""] * len(train), dtype="<U7")
+        self.control, self.asked = asked == "control", asked == "asked"
         self.notes: list[str] = []
 
     def ids(self, rows: np.ndarray) -> tuple[str, ...]:
@@ -222,13 +224,19 @@ class _Division:
 
     def spend(self) -> tuple[np.ndarray, np.ndarray]:
         """Choose labeled and validation rows within the budget."""
+        rows = self.labeled_rows("train")
+        control = rows[self.control[rows]]
+        if len(control):
+            self.notes.append(
+                f"{len(control):,} images that were drawn at random as a control validate, and do not train."
+            )
         if (self.role == "val").any():
-            return self.spend_beside(self.labeled_rows("val"))
+            return self.spend_beside(np.union1d(self.labeled_rows("val"), control))
         if self.options.val_source:
             raise ConfigError(f"data.val_source={self.options.val_source!r} was not joined to the training images.")
-        rows = self.labeled_rows("train")
         if self.options.val_per_class:
-            return self.spend_beside(self.last_of_each(rows, self.options.val_per_class))
+            others = rows[~self.asked[rows] & ~self.control[rows]]
+            return self.spend_beside(np.union1d(self.last_of_each(others, self.options.val_per_class), control))
         return self.spend_within(rows, self.options.val_rate)
 
     def spend_beside(self, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -246,8 +254,12 @@ class _Division:
         return labeled, validation
 
     def spend_within(self, rows: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
-        """Take validation out of the budget: floor(n * rate) of n labels of a class, the rest trains."""
-        validating = self.divide(rows, rate)
+        """Take validation out of the budget: floor(n * rate) of n labels of a class, the rest trains.
+
+        Images that a strategy asked for are harder than others and only train; those drawn beside them only validate.
+        """
+        others = rows[~self.asked[rows] & ~self.control[rows]]
+        validating = np.union1d(self.divide(others, rate), rows[self.control[rows]])
         self.require_labels(np.setdiff1d(rows, validating))
         training, checking = self.classes_of(np.setdiff1d(rows, validating)), self.classes_of(validating)
         wanted = self.wanted(np.array([len(a) + len(b) for a, b in zip(training, checking, strict=True)]))

@@ -102,7 +102,7 @@ def _claims(bench: HarmonizingBench, pairs: Mapping[tuple[int, str], Pair]) -> l
     paper = {n: pairs[n, "augmented"] for n in bench.counts}
 
     def lifts(figure: str, words: str) -> Difference:
-        after, before = (
+        before, after = (
             [replace(side, figure=figure) for side in sides] for sides in zip(*paper.values(), strict=True)
         )
         return Difference(f"{words}: attention − none, mean over images per class", after, before, len(paper))

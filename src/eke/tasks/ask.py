@@ -1,34 +1,48 @@
-"""`eke ask`: which images to label next, as a label file to fill in."""
+"""`eke ask`: which images to label next, as a label file to fill in, with the reasons and a sheet that shows them."""
 
 import csv
 import shlex
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from eke.acquire.scores import STRATEGIES
+from eke.acquire.contract import Candidates, Labeled, Pick, Strategy
+from eke.acquire.eba import Mistakes, eba
+from eke.acquire.strategies import STRATEGIES
 from eke.data.images import ImageSet
 from eke.data.splits import load_split
-from eke.engine.journal import RunFolder
-from eke.engine.model_files import load_model
-from eke.engine.predict import predict_probs
+from eke.engine.journal import RunFolder, describe_environment
+from eke.engine.model_files import WEIGHTS, load_model
 from eke.engine.processes import choose_device
-from eke.errors import ConfigError, DataError, did_you_mean
-from eke.files import write_atomic
+from eke.errors import ConfigError, DataError
+from eke.files import write_atomic, write_json
 from eke.progress import Progress, silent
 from eke.randomness import mixed_seed
+from eke.tasks.asked_strategy import Asked, choose_by_regime, read_strategy
+from eke.tasks.candidates import Attention, Pool, gather, labeled_features, mistakes_of
 from eke.tasks.prepare import open_pixels
+from eke.tasks.question_sheet import write_sheet_of_picks
 
-COLUMNS = ("rank", "id", "path", "score")
+COLUMNS = ("rank", "id", "path", "score", "reason", "control", "round")
 """Before the empty column `label`, or `labels` where images may have several."""
+CONTROL_REASON = "control: drawn at random from all images, to measure by"
 
 
 def ask(
-    run: Path, source: str, n: int, strategy: str, out: Path, seed: int = 0, progress: Progress = silent
+    run: Path,
+    source: str,
+    n: int,
+    strategy: str,
+    out: Path,
+    seed: int = 0,
+    progress: Progress = silent,
+    *,
+    control_rate: float = 0.1,
+    n_passes: int = 32,
+    sheet: bool = True,
 ) -> dict[str, Any]:
     """Write the n images whose labels a strategy asks for, the most wanted first, with an empty label column.
 
@@ -41,26 +55,31 @@ def ask(
         run: a finished run folder with a class head.
         source: the images to choose from, usually those of the run.
         n: images to ask for, at least 1. Where fewer are left, all of them are taken, and a note says so.
-        strategy: one of STRATEGIES.
-        out: CSV to write, with the columns rank, id, path, score and label (or labels).
-        seed: of random scores, and of the order of equal scores.
+        strategy: what `read_strategy` reads, or "auto".
+        out: CSV to write, with the columns COLUMNS and label (or labels). Beside it, with other endings: the sheet that
+            shows picks (.html), and what the choice can be repeated from (.json).
+        seed: of draws, and of the order of equal scores.
         progress: shows decoding and predicting.
+        control_rate: share of the images that is drawn at random from the whole pool, to measure by.
+        n_passes: passes with dropout, and steps of the path of explanation-based attention.
+        sheet: whether to write the sheet.
 
     Returns:
         out, n, the sizes of pool and source, notes, the images that were set aside, and the label files of the
         next fit: those of the run and this one.
 
     Raises:
-        ConfigError: `n` or `strategy` is not possible, `out` exists, or the run has no class head.
+        ConfigError: a number or `strategy` is not possible, `out` exists, or the run has no class head.
         CheckpointError: the run is not finished or its files are damaged.
         DataError: the source cannot be read, or no image is left to ask for.
     """
-    if strategy not in STRATEGIES:
-        raise ConfigError(f"Unknown strategy {strategy!r}. {did_you_mean(strategy, STRATEGIES)}")
     if n < 1:
         raise ConfigError(f"--n {n} asks for no image. Give 1 or more.")
+    if not 0 <= control_rate <= 1:
+        raise ConfigError(f"--control {control_rate:g} is no share. Give a number from 0 to 1, such as 0.1.")
+    asked = None if strategy == "auto" else read_strategy(strategy)
     if out.exists():
-        raise ConfigError(f"{out} exists and is never overwritten: it may hold labels. Name another file with --out.")
+        raise ConfigError(f"{out} exists and may hold labels. Name another file with --out.")
     folder, device = RunFolder(run), choose_device("auto")
     network, card = load_model(folder.model, device)
     if not card.classes:
@@ -69,42 +88,120 @@ def ask(
             f"with `eke fit {source} --init {run}` and ask that run."
         )
     split = load_split(folder.split)
-    images, pixels, readable, problems = open_pixels(source, card, progress)
+    images, cache, readable, problems = open_pixels(source, card, progress)
     labels_ignored = bool(gives_label(images)[readable].all())
     spent = {*split.labeled, *split.validation, *split.test, *split.dropped}
-    pool = pool_rows(images, readable, spent, labels_ignored=labels_ignored)
-    if not pool:
+    rows = pool_rows(images, readable, spent, labels_ignored=labels_ignored)
+    if not rows:
         raise DataError(
             f"No image of {source} is left to ask for: all {len(readable):,} that can be read are labeled, or are "
             "spent by the run. Name a source with more images."
         )
-    with progress("predicting", len(pool)) as advance:
-        probs = predict_probs(network, pixels.resident(device).read, pool, device, advance)
-    ids = [images.ids[row] for row in pool]
-    scores = _scores(strategy, probs, ids, seed, several=card.several).tolist()
-    ties = [mixed_seed(seed, 0, f"ask/tie/{name}") for name in ids]
-    order = sorted(range(len(pool)), key=lambda place: (-scores[place], ties[place]))[:n]
-    column = "labels" if card.several else "label"
-    write_questions(out, images, [pool[place] for place in order], [scores[place] for place in order], column)
-
+    if asked is not None and asked.attention is not None and asked.attention[2] and not images.labeled[rows].all():
+        raise ConfigError(
+            f"{asked.spelled} looks at the true class of every candidate, which {source} does not know. It is for "
+            "simulations; leave out /oracle."
+        )
     notes = []
+    if asked is None:
+        n_labels = len(split.labeled) + len(split.validation)
+        asked, why = choose_by_regime(n_labels, len(card.classes), n, several=card.several)
+        notes.append(why)
+    pool = Pool(run, network, card, images, cache.resident(device), rows, progress)
+    picks, controls, mistakes = _choose(
+        pool, asked, [*split.labeled, *split.validation], n, seed, control_rate, n_passes
+    )
+    options = folder.read(folder.config)
+    number = 1 + sum(_is_question_file(Path(file)) for file in options["labels"])
+    column = "labels" if card.several else "label"
+    write_questions(out, images, [(rows[pick.row], pick) for pick in picks], controls, number, column)
+
     if labels_ignored:
         notes.append(f"{source} labels every image already. Its labels are ignored, as if they were hidden.")
-    if len(order) < n:
-        notes.append(f"{n:,} images were asked for, but only {len(order):,} are left: all of them are listed.")
-    return {
+    if len(picks) < n:
+        notes.append(f"{n:,} images were asked for, but only {len(picks):,} are left: all of them are listed.")
+    if asked.attention is not None and mistakes is not None and not mistakes.ids:
+        notes.append("The run has no validation image that it gets wrong, so that nothing can be resembled.")
+    result = {
         "run": str(run),
         "source": source,
-        "strategy": strategy,
+        "strategy": asked.spelled,
+        "sentence": asked.sentence,
         "seed": seed,
-        "n": len(order),
-        "n_pool": len(pool),
+        "n": len(picks),
+        "n_control": len(controls),
+        "round": number,
+        "n_pool": len(rows),
         "n_images": len(readable),
         "labels_ignored": labels_ignored,
         "notes": notes,
         "problems": problems,
-        "label_files": [*folder.read(folder.config)["labels"], str(out)],
+        "label_files": [*options["labels"], str(out)],
         "out": str(out),
+        "column": column,
+    }
+    write_json(out.with_suffix(".json"), {**result, **_provenance(run, pool, picks, controls, n_passes, control_rate)})
+    if sheet:
+        chosen = [(rows[pick.row], pick) for pick in picks]
+        result["sheet"] = str(write_sheet_of_picks(out.with_suffix(".html"), pool, asked, chosen, controls, n_passes))
+    return result
+
+
+def _choose(
+    pool: Pool, asked: Asked, labeled_ids: Sequence[str], n: int, seed: int, control_rate: float, n_passes: int
+) -> tuple[list[Pick], set[str], Mistakes | None]:
+    """Draw the control images from the whole pool, then let the strategy choose from the others.
+
+    Returns:
+        Picks with rows of the pool, the strategy's first; the ids that are controls; and the mistakes of attention.
+    """
+    ids = [pool.images.ids[row] for row in pool.rows]
+    plain = Candidates(ids, several=pool.card.several)
+    n_control = round(control_rate * min(n, len(ids)))
+    drawn = STRATEGIES["random"].select(plain, Labeled(), n_control, mixed_seed(seed, 0, "ask/control") % 2**31)
+    controls = {ids[pick.row] for pick in drawn}
+    mistakes = None
+    attention = None
+    if asked.attention is not None:
+        form, scale, oracle = asked.attention
+        attention = Attention(form, scale, n_passes, oracle)
+        mistakes = mistakes_of(pool, attention)[0]
+        strategy: Strategy = eba(mistakes)
+    else:
+        strategy = STRATEGIES[asked.name]
+    candidates = gather(pool, strategy.needs, n_passes, seed, attention)
+    labeled = labeled_features(pool, labeled_ids) if "features" in strategy.needs else Labeled()
+    left = Candidates(
+        **{**{name: getattr(candidates, name) for name in candidates.__dataclass_fields__}, "excluded": controls}
+    )
+    chosen = strategy.select(left, labeled, n - n_control, seed)
+    return [*chosen, *(pick._replace(reason=CONTROL_REASON) for pick in drawn)], controls, mistakes
+
+
+def _is_question_file(file: Path) -> bool:
+    """Tell whether a label file was written here: it has a column `control`."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            return "control" in opened.readline().strip().split(",")
+    except OSError:
+        return False
+
+
+def _provenance(
+    run: Path, pool: Pool, picks: Sequence[Pick], controls: set[str], n_passes: int, control_rate: float
+) -> dict[str, Any]:
+    """Return what the choice is a function of, so that it can be repeated, and what was chosen."""
+    ids = [pool.images.ids[row] for row in pool.rows]
+    return {
+        "weights": blake2b((run / "model" / WEIGHTS).read_bytes(), digest_size=16).hexdigest(),
+        "pool": blake2b("\n".join(sorted(ids)).encode(), digest_size=16).hexdigest(),
+        "n_passes": n_passes,
+        "control_rate": control_rate,
+        "environment": describe_environment(pool.network.mean.device),
+        "picks": [
+            {"id": ids[pick.row], "score": pick.score, "reason": pick.reason, "control": ids[pick.row] in controls}
+            for pick in picks
+        ],
     }
 
 
@@ -133,23 +230,28 @@ def pool_rows(images: ImageSet, readable: list[int], spent: set[str], *, labels_
     ]
 
 
-def _scores(strategy: str, probs: Tensor, ids: Sequence[str], seed: int, *, several: bool) -> Tensor:
-    """Score images; of several labels, as the mean over classes of the score of its yes or no."""
-    score = STRATEGIES[strategy].score
-    if not several:
-        return score(probs, ids, seed)
-    return torch.stack([score(torch.stack([p, 1 - p], 1), ids, seed) for p in probs.unbind(1)]).mean(0)
+def write_questions(
+    out: Path, images: ImageSet, picks: Sequence[tuple[int, Pick]], controls: set[str], number: int, column: str
+) -> None:
+    """Write the CSV atomically; `--labels` reads it once its label column is filled in, wholly or partly.
 
-
-def write_questions(out: Path, images: ImageSet, rows: list[int], scores: list[float], column: str) -> None:
-    """Write the CSV atomically; `--labels` reads it once its label column is filled in, wholly or partly."""
+    Args:
+        out: the file.
+        images: of the source.
+        picks: rows of the source, the most wanted first.
+        controls: ids of images that were drawn at random.
+        number: of the round, from 1.
+        column: that is filled in.
+    """
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow([*COLUMNS, column])
-            for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1):
-                table.writerow([rank, images.ids[row], images.paths[row], f"{score:.6f}", ""])
+            for rank, (row, pick) in enumerate(picks, 1):
+                control = int(images.ids[row] in controls)
+                cells = [rank, images.ids[row], images.paths[row], f"{pick.score:.6f}", pick.reason, control, number]
+                table.writerow([*cells, ""])
 
     write_atomic(out, write)
 
@@ -158,11 +260,14 @@ def render(result: dict[str, Any]) -> str:
     """Say what was chosen from what, and what to do with the file."""
     lines = [
         f"{result['n']:,} of {result['n_pool']:,} images whose labels are not spent ({result['n_images']:,} in "
-        f"{result['source']}): {STRATEGIES[result['strategy']].sentence}.",
-        *(f"Note: {note}" for note in result["notes"]),
+        f"{result['source']}): {result['sentence']}.",
     ]
+    if result["n_control"]:
+        lines.append(f"{result['n_control']:,} of them are drawn at random, as a control to measure by.")
+    lines += [f"Note: {note}" for note in result["notes"]]
     if result["problems"]:
         lines.append(f"Set aside: {len(result['problems'])} images or rows (--json names them).")
     files = [word for file in result["label_files"] for word in ("--labels", file)]
     command = shlex.join(["eke", "fit", result["source"], *files])
-    return "\n".join([*lines, "", f"Fill in the last column of {result['out']}, then: {command}"])
+    lines += ["", f"Fill in the column {result['column']} of {result['out']}, then: {command}"]
+    return "\n".join([*lines, *([f"Why these: {result['sheet']}"] if "sheet" in result else [])])

@@ -1,0 +1,88 @@
+"""How a strategy is spelled, and which one fits a regime.
+
+entropy, margin, badge ...              a name of `eke.acquire.strategies.STRATEGIES`
+eba:FORM[@SCALE][/oracle]               explanation-based attention (`eke.tasks.descriptors`)
+"""
+
+import re
+from typing import NamedTuple, cast, get_args
+
+from eke.acquire.strategies import STRATEGIES
+from eke.errors import ConfigError, did_you_mean
+from eke.tasks.descriptors import Form
+
+_EBA = re.compile(r"eba:(?P<form>\w+)(?:@(?P<scale>[\w.,]+))?(?P<oracle>/oracle)?")
+PER_CLASS = 20
+"""Labels per class up to which labels are few."""
+LARGE = 2000
+"""Images of a batch beyond which a choice by distances takes long."""
+
+
+class Asked(NamedTuple):
+    """A strategy, as it was asked for."""
+
+    spelled: str
+    name: str
+    """Of STRATEGIES; "eba" of attention."""
+    sentence: str
+    attention: tuple[Form, str | None, bool] | None = None
+    """Form, scale, and whether it may look at the true classes."""
+
+
+def read_strategy(text: str) -> Asked:
+    """Read a strategy.
+
+    Example:
+        >>> read_strategy("eba:ig@L90").attention
+        ('ig', 'L90', False)
+
+    Raises:
+        ConfigError: there is no such strategy, or its images cannot be drawn by one run.
+    """
+    if text in STRATEGIES:
+        if "draws" in STRATEGIES[text].needs:
+            raise ConfigError(
+                f"{text} needs several networks that each see all images, and one run has one. Ask for bald, or call "
+                "eke.acquire.batch_bald from Python."
+            )
+        return Asked(text, text, STRATEGIES[text].sentence)
+    match = _EBA.fullmatch("eba:ig" if text == "eba" else text)
+    if not match:
+        names = [name for name, each in STRATEGIES.items() if "draws" not in each.needs]
+        raise ConfigError(f"Unknown strategy {text!r}. {did_you_mean(text, [*names, 'eba:ig', 'auto'])}")
+    form = match["form"]
+    if form not in get_args(Form):
+        raise ConfigError(f"There is no attention {form!r}. {did_you_mean(form, get_args(Form))}")
+    how = "by their features" if form == "none" else "for the same reasons"
+    sentence = f"the images that resemble, {how}, validation images that the network gets wrong"
+    return Asked(text, "eba", sentence, (cast("Form", form), match["scale"], match["oracle"] is not None))
+
+
+def choose_by_regime(n_labels: int, n_classes: int, n: int, *, several: bool) -> tuple[Asked, str]:
+    """Choose a strategy by how many labels there are, and say why.
+
+    With few labels probabilities are poor and a varied batch matters most; later a margin is worth more. A batch that
+    is large is drawn, so that near-duplicates do not come together.
+
+    Args:
+        n_labels: that the run spent.
+        n_classes: K.
+        n: images to ask for.
+        several: whether images may have several labels.
+    """
+    few = n_labels < PER_CLASS * n_classes
+    if several:
+        name, why = (
+            "power_entropy",
+            "undecided images of several labels are drawn, so that not all are alike",
+        )
+    elif few and n <= LARGE:
+        name, why = "badge", f"with {n_labels:,} labels of {n_classes:,} classes a varied batch matters most"
+    elif few:
+        name, why = "power_margin", f"{n:,} images are too many to compare each with each, so they are drawn by margin"
+    else:
+        name, why = (
+            "cluster_margin",
+            f"with {n_labels:,} labels margins can be trusted; clusters keep the batch varied",
+        )
+    return read_strategy(name), f"auto chose {name}: {why}."

@@ -1,0 +1,192 @@
+"""What a strategy must know of the images to choose from, computed in shards by a run's network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eke.acquire.contract import Candidates, Labeled
+from eke.acquire.eba import Mistakes
+from eke.acquire.passes import Passes
+from eke.config import parse
+from eke.data.cache import Pixels
+from eke.data.images import ImageSet
+from eke.engine.journal import RunFolder
+from eke.engine.model_files import ModelCard
+from eke.engine.predict import BLOCK, embed, predict_probs
+from eke.errors import ConfigError
+from eke.models.dropout import dropout_on
+from eke.models.network import Network
+from eke.progress import Progress
+from eke.randomness import mixed_seed
+from eke.tasks.descriptors import Form, describe, scale_layers
+from eke.tasks.options import FitOptions
+from eke.tasks.prepare import prepare
+from eke.tasks.scoring import View, score
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images that a run's network looks at."""
+
+    run: Path
+    network: Network
+    """In evaluation mode, with a class head."""
+    card: ModelCard
+    images: ImageSet
+    pixels: Pixels
+    rows: Sequence[int]
+    """Those that may be chosen."""
+    progress: Progress
+
+    def score(self, view: View) -> dict[str, Tensor]:
+        """Compute or read a view of the images."""
+        return score(self.run, view, self.images.ids, self.rows, self.progress)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How explanation-based attention describes images."""
+
+    form: Form
+    scale: str | None
+    n_steps: int
+    oracle: bool
+    """Whether the attention is that of the true classes, which only a simulation knows."""
+
+
+def gather(pool: Pool, needs: frozenset[str], n_passes: int, seed: int, attention: Attention | None) -> Candidates:
+    """Compute what a strategy needs of each candidate.
+
+    Args:
+        pool: the candidates.
+        needs: of "probs", "features", "passes", "descriptors", "attention".
+        n_passes: with dropout, for "passes".
+        seed: of the dropout.
+        attention: for descriptors and attention.
+
+    Raises:
+        ConfigError: passes are needed and the network has no dropout.
+    """
+    network, read, ids = pool.network, pool.pixels.read, pool.images.ids
+    device = network.mean.device
+    found: dict[str, Any] = {}
+    if "probs" in needs:
+        found |= pool.score(
+            View("probs", {}, lambda rows, advance: {"probs": predict_probs(network, read, rows, device, advance)})
+        )
+    if "features" in needs:
+        found |= pool.score(
+            View("features", {}, lambda rows, advance: {"features": embed(network, read, rows, device, advance)})
+        )
+    if "passes" in needs:
+        options = {"n_passes": n_passes, "seed": seed}
+        values = pool.score(View("passes", options, lambda rows, advance: _passes(pool, rows, n_passes, seed, advance)))
+        passes = Passes(0, len(pool.card.classes))
+        passes.n_passes = n_passes
+        passes.mean, passes.squares, passes.votes = values["mean"], values["squares"], values["votes"]
+        passes.entropies = values["entropies"]
+        found["passes"] = passes
+    if attention is not None:
+        found |= {name: value for name, value in _described(pool, attention).items() if name in needs}
+    return Candidates([ids[row] for row in pool.rows], several=pool.card.several, **found)
+
+
+def _passes(
+    pool: Pool, rows: Sequence[int], n_passes: int, seed: int, advance: Callable[[int], object]
+) -> Mapping[str, Tensor]:
+    """Send a shard through the network several times with dropout on; what is drawn depends on seed, shard and pass."""
+    network = pool.network
+    passes = Passes(len(rows), len(pool.card.classes))
+    shard = blake2b("\n".join(pool.images.ids[row] for row in rows).encode(), digest_size=8).hexdigest()
+    with torch.random.fork_rng(), torch.no_grad(), dropout_on(network) as n_layers:
+        if n_layers == 0:
+            raise ConfigError(
+                f"{pool.run} was trained without dropout, so that all passes are equal. Train with "
+                "--set model.dropout=0.25, or choose a strategy that needs one pass, such as entropy."
+            )
+        for number in range(n_passes):
+            torch.manual_seed(mixed_seed(seed, number, f"dropout/{shard}"))
+            parts = [
+                network.kind.probabilities(network(_floats(pool, rows[start : start + BLOCK])).logits).cpu()
+                for start in range(0, len(rows), BLOCK)
+            ]
+            passes.add(torch.cat(parts))
+    advance(len(rows))
+    return {"mean": passes.mean, "squares": passes.squares, "votes": passes.votes, "entropies": passes.entropies}
+
+
+def _floats(pool: Pool, rows: Sequence[int]) -> Tensor:
+    return pool.pixels.read(list(rows)).to(pool.network.mean.device).float().div_(255)
+
+
+def _described(pool: Pool, attention: Attention) -> dict[str, Tensor]:
+    network = pool.network
+    names = scale_layers(network, attention.scale, pool.card.size)
+    options = {"layers": names, "form": attention.form, "n_steps": attention.n_steps, "oracle": attention.oracle}
+
+    def compute(rows: Sequence[int], advance: Callable[[int], object]) -> Mapping[str, Tensor]:
+        targets = torch.from_numpy(pool.images.labels[list(rows)]) if attention.oracle else None
+        found = describe(
+            network,
+            pool.pixels.read,
+            rows,
+            names,
+            attention.form,
+            n_steps=attention.n_steps,
+            targets=targets,
+            advance=advance,
+        )
+        values = {"descriptors": found.descriptors}
+        return values if found.attention is None else {**values, "attention": found.attention}
+
+    return pool.score(View(f"eba-{attention.form}", options, compute))
+
+
+def mistakes_of(pool: Pool, attention: Attention) -> tuple[Mistakes, list[tuple[str, int]], Pixels | None]:
+    """Describe the run's validation images that its network gets wrong.
+
+    An image with several labels is wrong where one of its classes is decided wrongly.
+
+    Returns:
+        The mistakes; path and row of each; and the pixels that the rows speak of.
+    """
+    folder = RunFolder(pool.run)
+    material = prepare(parse(FitOptions, folder.read(folder.config)), pool.network.mean.device, pool.progress)
+    if not material.validation:
+        return Mistakes((), (), torch.empty(0, 0)), [], None
+    predictions = material.predict(pool.network, "validation", pool.card.thresholds, pool.progress)
+    wrong = predictions.predicted != predictions.labels
+    places = torch.from_numpy(wrong.any(1) if predictions.several else wrong).nonzero()[:, 0].tolist()
+    part = material.part("validation")
+    rows = [part.rows[place] for place in places]
+    if not rows:
+        return Mistakes((), (), torch.empty(0, 0)), [], None
+    names = scale_layers(pool.network, attention.scale, pool.card.size)
+    targets = torch.from_numpy(part.images.labels[rows]) if attention.oracle else None
+    found = describe(
+        pool.network, part.pixels.read, rows, names, attention.form, n_steps=attention.n_steps, targets=targets
+    )
+    mistakes = Mistakes(
+        [part.images.ids[row] for row in rows],
+        [str(part.images.label_words(row)) for row in rows],
+        found.descriptors,
+        found.attention,
+    )
+    return mistakes, [(part.images.paths[row], row) for row in rows], part.pixels
+
+
+def labeled_features(pool: Pool, ids: Sequence[str]) -> Labeled:
+    """Return the features of images that are labeled already, as far as they are in the pool's source."""
+    place = {name: row for row, name in enumerate(pool.images.ids)}
+    rows = [place[name] for name in ids if name in place]
+    if not rows:
+        return Labeled()
+    device = pool.network.mean.device
+    features = embed(pool.network, pool.pixels.read, rows, device)
+    labels = None if pool.images.several else torch.from_numpy(pool.images.labels[rows])
+    return Labeled([pool.images.ids[row] for row in rows], features, labels)
