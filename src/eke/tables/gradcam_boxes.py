@@ -21,9 +21,8 @@ from eke.tasks.grid_relations import Relation
 from eke.tasks.grid_table import Claim, Difference, Row, Section, Series, Table
 
 COLUMNS = {"Overlap, all pairs": "overlap_labeled", "Overlap, true positives": "overlap", "mAP": MAP, "Macro-F1": F1}
-STEPS: Mapping[Scale, int] = {"smoke": 20, "cpu": 50, "paper": 4_000}
-RATIO = 2
-"""Unlabeled images for each class's labeled ones."""
+LENGTHS: Mapping[Scale, tuple[int, int]] = {"smoke": (20, 48), "cpu": (50, 80), "paper": (4_000, 320)}
+"""Steps, and unlabeled images: about two for each labeled one."""
 
 
 def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Path, progress: Progress) -> Table:
@@ -51,7 +50,7 @@ def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Pat
     rows += [
         Row(name, {"Overlap, all pairs": each}, note="of the size of the boxes") for name, each in ignorant.items()
     ]
-    batch = bench.fitting["batch"]["labeled"]
+    batch, (steps, n_unlabeled) = bench.fitting["batch"]["labeled"], LENGTHS[scale]
     return Table(
         name="gradcam-boxes",
         title="Grad-CAM consistency, section V-A: overlap with boxes",
@@ -60,8 +59,8 @@ def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Pat
         sections=[
             Section(
                 f"{bench.data.name}, {MIDDLE} per class",
-                f"{bench.text} Here: {STEPS[scale]:,} steps of {batch} labeled and as many unlabeled images in two "
-                "views each, at the rate of the supervised stage; nothing is harmonized.",
+                f"{bench.text} Here: {n_unlabeled:,} unlabeled images; {steps:,} steps of {batch} labeled and as "
+                "many unlabeled ones in two views each, at the rate of the supervised stage; nothing is harmonized.",
                 tuple(COLUMNS),
                 rows,
             )
@@ -77,7 +76,7 @@ def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Pat
 
 def _trained(bench: HarmonizingBench, scale: Scale, *, beta: float, gamma: float) -> Series:
     ending = "-noflip" if scale == "smoke" else ""
-    n_unlabeled = RATIO * MIDDLE * (len(bench.counts) + 1)
+    steps, n_unlabeled = LENGTHS[scale]
     flags = {
         "data": {"n_unlabeled": n_unlabeled, "unlabeled_with_labeled": False},
         "method": {"beta": beta, "gamma": gamma},
@@ -87,7 +86,7 @@ def _trained(bench: HarmonizingBench, scale: Scale, *, beta: float, gamma: float
             "augmented": f"crop-rotate-jitter{ending}",
         },
     }
-    work = Train("gradcam_consistency", merge(bench.stage(MIDDLE, STEPS[scale], bench.fitting), flags))
+    work = Train("gradcam_consistency", merge(bench.stage(MIDDLE, steps, bench.fitting), flags))
     return Series([Cell(work, bench.data, seed, bench.start) for seed in bench.seeds])
 
 
