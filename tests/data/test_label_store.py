@@ -265,6 +265,9 @@ def test_files_that_are_no_label_store(tmp_path: Path) -> None:
         LabelStore(text)
     foreign = sqlite3.connect(tmp_path / "foreign.db")
     foreign.execute("CREATE TABLE songs (name TEXT)")
+    with pytest.raises(DataError, match="database of another program"):
+        LabelStore(tmp_path / "foreign.db")
+    foreign.execute("CREATE TABLE meta AS SELECT 'songs' AS name, '1' AS value")
     foreign.close()
     with pytest.raises(DataError, match="database of another program"):
         LabelStore(tmp_path / "foreign.db")
