@@ -88,7 +88,7 @@ def test_there_are_blocks_and_commands_to_test() -> None:
     assert [name_of(page) for page in WITH_PYTHON] == with_python
     assert "README.md" in [name_of(page) for page in WITH_COMMANDS]
     assert {words[0] for words in commands(ROOT / "README.md")} == {
-        *("doctor", "fit", "predict", "pretrain", "probe", "ask", "explain", "harmonize")
+        *("doctor", "fit", "predict", "pretrain", "probe", "ask", "gain", "explain", "harmonize")
     }
     assert len(mentions(ROOT / "README.md")) >= 3
 
