@@ -305,6 +305,10 @@ def ask(
     passes: Annotated[
         int, typer.Option("--passes", help="Passes with dropout, or steps of attention; the papers' is 128.")
     ] = 32,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Label store (SQLite): what is answered or waits in it is not asked again."),
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -312,7 +316,7 @@ def ask(
     from eke.tasks.ask import ask as run_ask
     from eke.tasks.ask import render
 
-    asked = run_ask(run, data, n, strategy, out, seed, _progress(), control_rate=control, n_passes=passes)
+    asked = run_ask(run, data, n, strategy, out, seed, _progress(), control_rate=control, n_passes=passes, store=store)
     _print_json(asked) if as_json else print(render(asked))
 
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from eke.acquire.scores import random_scores
+from eke.data.label_events import Event
+from eke.data.label_store import LabelStore
 from eke.data.labels import apply_labels
 from eke.data.sources import open_images
 from eke.data.splits import load_split
@@ -410,3 +412,20 @@ def test_the_regime_chooses() -> None:
     }
     assert list(chosen.values()) == ["badge", "power_margin", "cluster_margin"]
     assert choose_by_regime(50, 10, 100, several=True)[0].name == "power_entropy"
+
+
+def test_a_store_remembers_what_was_asked_answered_and_skipped(run: Path, partly: Path, tmp_path: Path) -> None:
+    store = tmp_path / "labels.db"
+    ask(run, str(partly), 10, "entropy", tmp_path / "a.csv", store=store, control_rate=0.2)
+    first = rows_of(tmp_path / "a.csv")
+    kept = LabelStore(store)
+    assert kept.waiting() == kept.asked() == {row["id"] for row in first}
+    assert kept.control() == {row["id"] for row in first if row["control"] == "1"}
+    ((event,), (batch,)) = kept.history(first[0]["id"]), kept.batches()
+    assert (event.event.reason, event.event.round) == (first[0]["reason"], 1)
+    assert (batch.strategy, batch.seed, batch.model) == ("entropy", 0, str(run))
+    kept.append([Event("me", first[0]["id"], "skip"), Event("me", first[1]["id"], "label", "3")])
+    ask(run, str(partly), 10, "entropy", tmp_path / "b.csv", store=store)
+    second = rows_of(tmp_path / "b.csv")
+    assert not {row["id"] for row in first} & {row["id"] for row in second}
+    assert len(kept.batches()) == 2

@@ -12,7 +12,10 @@ import numpy as np
 from eke.acquire.contract import Candidates, Labeled, Pick, Strategy
 from eke.acquire.eba import Mistakes, eba
 from eke.acquire.strategies import STRATEGIES
+from eke.config import fingerprint
 from eke.data.images import ImageSet
+from eke.data.label_events import Batch, Event
+from eke.data.label_store import LabelStore
 from eke.data.splits import load_split
 from eke.engine.journal import RunFolder, describe_environment
 from eke.engine.model_files import WEIGHTS, load_model
@@ -43,6 +46,7 @@ def ask(
     control_rate: float = 0.1,
     n_passes: int = 32,
     sheet: bool = True,
+    store: Path | None = None,
 ) -> dict[str, Any]:
     """Write the n images whose labels a strategy asks for, the most wanted first, with an empty label column.
 
@@ -63,6 +67,8 @@ def ask(
         control_rate: share of the images that is drawn at random from the whole pool, to measure by.
         n_passes: passes with dropout, and steps of the path of explanation-based attention.
         sheet: whether to write the sheet.
+        store: a label store, begun where there is none: images with an answer in it, or a question that waits for one,
+            are not asked for, and the questions are noted in it.
 
     Returns:
         out, n, the sizes of pool and source, notes, the images that were set aside, and the label files of the
@@ -91,6 +97,9 @@ def ask(
     images, cache, readable, problems = open_pixels(source, card, progress)
     labels_ignored = bool(gives_label(images)[readable].all())
     spent = {*split.labeled, *split.validation, *split.test, *split.dropped}
+    answers = LabelStore(store) if store is not None else None
+    if answers is not None:
+        spent |= answers.excluded() | answers.waiting()
     rows = pool_rows(images, readable, spent, labels_ignored=labels_ignored)
     if not rows:
         raise DataError(
@@ -140,6 +149,10 @@ def ask(
         "out": str(out),
         "column": column,
     }
+    if answers is not None:
+        _note(
+            answers, run, asked.spelled, seed, number, [(images.ids[rows[pick.row]], pick) for pick in picks], controls
+        )
     write_json(out.with_suffix(".json"), {**result, **_provenance(run, pool, picks, controls, n_passes, control_rate)})
     if sheet:
         chosen = [(rows[pick.row], pick) for pick in picks]
@@ -176,6 +189,35 @@ def _choose(
     )
     chosen = strategy.select(left, labeled, n - n_control, seed)
     return [*chosen, *(pick._replace(reason=CONTROL_REASON) for pick in drawn)], controls, mistakes
+
+
+def _note(
+    store: LabelStore,
+    run: Path,
+    strategy: str,
+    seed: int,
+    number: int,
+    picks: Sequence[tuple[str, Pick]],
+    controls: set[str],
+) -> None:
+    """Keep the questions, each with its reason, as one batch."""
+    batch = Batch(fingerprint([strategy, seed, number, [name for name, _ in picks]]), strategy, seed, number, str(run))
+    questions = [
+        Event(
+            who="eke ask",
+            image=name,
+            action="ask",
+            round=number,
+            reason=pick.reason,
+            score=pick.score,
+            control=name in controls,
+            model=str(run),
+            batch=batch.id,
+            key=f"{batch.id}/{name}",
+        )
+        for name, pick in picks
+    ]
+    store.append(questions, batch)
 
 
 def _is_question_file(file: Path) -> bool:
