@@ -201,7 +201,8 @@ def _note(
     controls: set[str],
 ) -> None:
     """Keep the questions, each with its reason, as one batch."""
-    batch = Batch(fingerprint([strategy, seed, number, [name for name, _ in picks]]), strategy, seed, number, str(run))
+    asked = {"strategy": strategy, "seed": seed, "round": number, "ids": [name for name, _ in picks]}
+    batch = Batch(fingerprint(asked), strategy, seed, number, str(run))
     questions = [
         Event(
             who="eke ask",
