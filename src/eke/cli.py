@@ -447,13 +447,15 @@ def compare(
 
 @app.command(short_help="A published table, run again.")
 def reproduce(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="comatch-table2, label-request or unseen-classes.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="One of docs/reproduce.md, such as comatch-table2.")],
     scale: Annotated[
-        str, typer.Option("--scale", help="smoke = a minute on digits; cpu = under an hour, on MNIST; paper.")
+        str, typer.Option("--scale", help="smoke = about a minute; cpu = for one core; paper = for an accelerator.")
     ] = "smoke",
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder of NAME-train.parquet and NAME-test.parquet; without it: downloaded."),
+        typer.Option(
+            "--data", help="Folder of the images that the table reads; without it: downloaded, where it can be."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the runs and the page.")] = Path("reproduced"),
     seeds: Annotated[int | None, typer.Option("--seeds", help="How many seeds; by default the scale's.")] = None,
