@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from eke.data import decoding
-from eke.data.cache import PixelCache, ResidentPixels, build_cache
+from eke.data.cache import ChosenPixels, PixelCache, ResidentPixels, build_cache
 from eke.data.decode import decode, fit
 from eke.data.decoding import survey
 from eke.errors import DataError
@@ -281,3 +281,13 @@ def test_survey_looks_at_a_bounded_even_sample():
     photos = Counted([png(8, 8, 0)] * 1000)
     survey(photos)
     assert photos.reads == decoding.SAMPLED
+
+
+def test_chosen_pixels_are_counted_anew():
+    pixels = torch.arange(6 * 3 * 2 * 2, dtype=torch.uint8).reshape(6, 3, 2, 2)
+    chosen = ChosenPixels(ResidentPixels(pixels), [4, 0, 5])
+    assert (len(chosen), chosen.shape, chosen.device) == (3, (3, 2, 2), pixels.device)
+    assert torch.equal(chosen.read([2, 0]), pixels[[5, 4]])
+    out = torch.empty(1, 3, 2, 2, dtype=torch.uint8)
+    chosen.read(torch.tensor([1]), out)
+    assert torch.equal(out, pixels[:1])

@@ -1,6 +1,7 @@
 """Images with several labels: from tables and arrays, under label files, renumbered, divided by the rarest class."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +214,100 @@ def test_one_class_is_refused() -> None:
 def test_too_few_labels_for_the_strata_are_refused(pool) -> None:
     with pytest.raises(ConfigError, match="less than the 5 classes"):
         make_split(pool, None, DataOptions(n_labels=4, val_rate=0.0), seed=0)
+
+
+def test_the_counted_images_alone_say_how_rare_a_class_is() -> None:
+    labels = np.array([[1, 1], [1, 0], [1, 0], [0, 1]])
+    assert strata_of(labels, np.ones(4, bool)).tolist() == [1, 0, 0, 1]
+    assert strata_of(labels, np.array([False, False, False, True])).tolist() == [0, 0, 0, 1]
+
+
+def test_test_images_do_not_say_how_rare_a_class_is() -> None:
+    generator = np.random.default_rng(4)
+    train = (generator.random((80, 2)) < [0.3, 0.7]).astype(int).tolist()
+    whole = several([*train, *[[1, 0]] * 100])
+    whole = replace(whole, split=("train",) * 80 + ("test",) * 100)
+    options = DataOptions(labels_per_class=4, val_rate=0.0)
+    split = make_split(whole, None, options, seed=0)
+    assert split.labeled == make_split(whole.select(range(80)), None, options, seed=0).labeled
+
+
+def test_a_class_that_comes_along_with_rarer_ones_is_not_short_of_labels() -> None:
+    images = several([[1, 1, 0]] * 6 + [[1, 0, 1]] * 6)
+    split = make_split(images, None, DataOptions(labels_per_class=5, val_rate=0.0), seed=0)
+    assert classes_of(images, split.labeled).tolist() == [10, 5, 5]
+    assert split.notes == ()
+    assert len(make_split(images, None, DataOptions(n_labels=2, val_rate=0.0), seed=0).labeled) == 2
+    with pytest.raises(ConfigError, match="less than the 2 classes"):
+        make_split(images, None, DataOptions(n_labels=1, val_rate=0.0), seed=0)
+
+
+# ------------------------------------------------------------------ what else words and labels may be
+
+
+def test_lists_of_numbers_and_of_nothing(tmp_path: Path) -> None:
+    rows = [[2, 10], [None], [10.0, 10], [2, -1]]
+    text = "\n".join(json.dumps({"path": f"{i}.png", "labels": each}) for i, each in enumerate(rows))
+    images = open_images(write_table(tmp_path, text, "labels.jsonl"))
+    assert images.classes == ("2", "10")
+    assert labels_by_path(images) == {"0.png": [1, 1], "1.png": [0, 0], "2.png": [0, 1], "3.png": [1, 0]}
+
+
+def test_the_order_of_words_is_no_conflict(tmp_path: Path) -> None:
+    root = write_table(tmp_path, "path,labels\n0.png,dog;cat\n1.png,cat; dog;cat\n2.png,dog\n3.png,dog\n")
+    (root / "1.png").write_bytes((root / "0.png").read_bytes())
+    images = open_images(root)
+    assert {problem.kind for problem in images.problems} == {"duplicate"}
+    assert labels_by_path(images)["0.png"] == [1, 1]
+
+
+@pytest.mark.parametrize("kind", ["large", "fixed"])
+def test_lists_of_other_kinds_in_an_image_parquet(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pa.large_list(pa.string()) if kind == "large" else pa.list_(pa.string(), 2)
+    images = [{"bytes": write(tmp_path / f"{i}.png", i).read_bytes(), "path": None} for i in range(2)]
+    table = pa.table({"image": images, "labels": pa.array([["dog", "cat"], ["cat", "cat"]], column)})
+    pq.write_table(table, tmp_path / "set.parquet")
+    found = open_images(tmp_path / "set.parquet")
+    assert found.classes == ("cat", "dog")
+    assert found.labels.tolist() == [[1, 1], [1, 0]]
+
+
+def test_a_class_that_no_image_has_may_be_missing_elsewhere() -> None:
+    images = with_classes(several([[1, 0], [1, 1]]), ("0", "1", "idle"), several=True)
+    assert with_classes(images, ("1", "0"), several=True).labels.tolist() == [[0, 1], [1, 1]]
+
+
+def test_unlabeled_images_of_a_set_of_several_labels_go_anywhere() -> None:
+    images = several([[1, 0], [1, 1]])
+    bare = with_classes(replace(images, labels=np.full((2, 2), -1)), ("a", "b"))
+    assert bare.labels.tolist() == [-1, -1]
+
+
+def test_an_unlabeled_image_names_no_class() -> None:
+    images = several([[1, 0], [-1, -1], [0, 0], [1, 1]])
+    assert [images.label_names(row) for row in range(4)] == [("0",), (), (), ("0", "1")]
+
+
+def test_files_of_sets_and_of_single_labels_are_laid_together(tmp_path: Path) -> None:
+    images = open_images(class_folders(tmp_path / "in", {"cat": 2, "dog": 1}))
+    sets, single, both = (tmp_path / f"{name}.csv" for name in ("sets", "single", "both"))
+    sets.write_text("path,labels\ncat/000.png,dog;cat\n", encoding="utf-8")
+    single.write_text("path,label\ncat/001.png,dog\n", encoding="utf-8")
+    both.write_text("path,label,labels\ncat/001.png,cat,;\n", encoding="utf-8")
+    for files in ([sets, single], [single, sets]):
+        assert labels_by_path(apply_labels(images, files)) == {
+            "cat/000.png": [1, 1],
+            "cat/001.png": [0, 1],
+            "dog/000.png": [0, 1],
+        }
+    assert labels_by_path(apply_labels(images, [both]))["cat/001.png"] == [0, 0], "sets count where a file has both"
+
+
+def test_sets_that_name_no_class_at_all_label_nothing(tmp_path: Path) -> None:
+    images = open_images(class_folders(tmp_path / "in", {"unlabeled": 2}))
+    file = tmp_path / "none.csv"
+    file.write_text("path,labels\nunlabeled/000.png,;\n", encoding="utf-8")
+    assert not apply_labels(images, [file]).labeled.any()

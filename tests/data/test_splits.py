@@ -304,6 +304,11 @@ def test_no_image_is_in_two_parts_whatever_the_source() -> None:
         )
 
 
+def test_a_class_short_of_labels_beside_its_validation_is_noted() -> None:
+    split = split_of(image_set([0] * 20 + [1] * 4), labels_per_class=5, val_per_class=1)
+    assert split.notes == ("'b': less than the 5 labels asked for.",)
+
+
 # ------------------------------------------------------------------ what was asked for
 
 

@@ -10,6 +10,7 @@ from eke.data.images import Box
 from eke.data.sources import open_images
 from eke.errors import DataError
 
+from .pictures import write
 from .voc_folder import write_voc, xml_of
 
 CAR, CAT = ("car", 1, 1, 4, 6), ("cat", 2, 3, 10, 12)
@@ -136,3 +137,97 @@ def test_boxes_lie_on_their_objects_in_real_photographs(shared_data: Path) -> No
     areas = [(box.right - box.left) * (box.bottom - box.top) / 192**2 for boxes in images.boxes or () for box in boxes]
     assert 0 < min(areas) < max(areas) <= 1
     assert np.array(images.split).tolist().count("test") == 400
+
+
+# ------------------------------------------------------------------ what lists, names and borders may look like
+
+
+def test_a_class_folder_called_like_it_is_no_voc(tmp_path: Path) -> None:
+    for seed, name in enumerate(("JPEGImages", "cats")):
+        write(tmp_path / name / "1.png", seed)
+    assert open_images(tmp_path).classes == ("JPEGImages", "cats")
+
+
+def test_an_image_in_several_lists_is_of_the_last_part(tmp_path: Path) -> None:
+    root = write_voc(
+        tmp_path,
+        {name: [CAR, CAT] for name in "abcd"},
+        {"trainval": list("abcd"), "train": list("abc"), "val": list("ab"), "test": ["a"]},
+    )
+    images = open_images(root)
+    assert dict(zip((path[11] for path in images.paths), images.split, strict=True)) == {
+        "a": "test",
+        "b": "val",
+        "c": "train",
+        "d": "train",
+    }
+
+
+def test_an_image_in_no_list_needs_no_annotation(tmp_path: Path) -> None:
+    images = open_images(write_voc(tmp_path, {"a": [CAR], "b": [CAT], "c": None}, {"train": ["a", "b"]}))
+    assert images.problems == ()
+    assert images.label_words(images.paths.index("JPEGImages/c.jpg")) is None
+
+
+def test_lists_declare_classes_that_no_image_has(tmp_path: Path) -> None:
+    images = open_images(
+        write_voc(
+            tmp_path,
+            {"a": [("potted_plant", 1, 1, 4, 6)], "b": [CAT]},
+            {"train": ["a", "b"], "potted_plant_train": ["a"], "cat_val": ["b"], "zebra_trainval": []},
+        )
+    )
+    assert images.classes == ("cat", "potted_plant", "zebra")
+    assert images.problems == ()
+
+
+def test_a_list_may_say_more_than_names(tmp_path: Path) -> None:
+    images = open_images(write_voc(tmp_path, {"a": [CAR], "b": [CAT]}, {"train": ["a  1"], "val": ["b -1"]}))
+    assert images.split == ("train", "val")
+    assert images.problems == ()
+
+
+def test_an_object_without_a_name_is_named_by_its_place(tmp_path: Path) -> None:
+    images = open_images(write_voc(tmp_path, {"a": [CAR, ("", 1, 1, 2, 2)], "b": [CAT]}))
+    assert images.classes == ("car", "cat")
+    (problem,) = images.problems
+    assert (problem.kind, problem.path) == ("unknown class", "Annotations/a.xml")
+    assert "object 2 is called ''" in problem.detail
+
+
+def test_a_box_may_be_one_pixel(tmp_path: Path) -> None:
+    images = open_images(write_voc(tmp_path, {"a": [("car", 4, 5, 4, 5)], "b": [CAT]}))
+    assert images.problems == ()
+    assert images.boxes[images.paths.index("JPEGImages/a.jpg")] == (Box("car", 3, 4, 4, 5),)
+
+
+@pytest.mark.parametrize("ends", [(-1, 1, 4, 6), (1, -1, 4, 6), (1, 1, 12, 6), (1, 1, 4, 14)])
+def test_two_pixels_beside_the_image_are_too_many_on_each_side(
+    tmp_path: Path, ends: tuple[float, float, float, float]
+) -> None:
+    images = open_images(write_voc(tmp_path, {"a": [("car", *ends)], "b": [CAT]}))
+    assert kinds(images) == [("bad box", "Annotations/a.xml")]
+
+
+@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
+def test_without_a_size_a_box_is_taken_as_it_is(tmp_path: Path, size: str) -> None:
+    start, _, rest = xml_of([("car", 1, 1, 40, 6)]).partition("<size>")
+    text = start + size + rest.partition("</size>")[2]
+    images = open_images(write_voc(tmp_path, {"a": text, "b": [CAT]}))
+    assert images.problems == ()
+    assert images.boxes[images.paths.index("JPEGImages/a.jpg")] == (Box("car", 0, 0, 40, 6),)
+
+
+def test_the_order_of_objects_is_no_conflict_of_equal_images(tmp_path: Path) -> None:
+    root = write_voc(tmp_path, {"a": [CAR, CAT], "b": [CAT, CAR], "c": [CAT]})
+    folder = root / "JPEGImages"
+    (folder / "b.jpg").write_bytes((folder / "a.jpg").read_bytes())
+    images = open_images(root)
+    assert [kind for kind, _ in kinds(images)] == ["duplicate"]
+    assert images.label_words(images.paths.index("JPEGImages/a.jpg")) == "car, cat"
+
+
+def test_other_files_among_the_images_are_passed_over(tmp_path: Path) -> None:
+    root = write_voc(tmp_path, {"a": [CAR], "b": [CAT]})
+    (root / "JPEGImages" / "Thumbs.db").write_bytes(b"no image")
+    assert open_images(root).paths == ("JPEGImages/a.jpg", "JPEGImages/b.jpg")

@@ -109,3 +109,14 @@ def test_squared_error() -> None:
 def test_gradients(kind: LabelKind) -> None:
     logits, labels, _ = drawn()
     assert torch.autograd.gradcheck(lambda z: kind.cross_entropy(z, labels), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("kind", [YES_OR_NO, IN_SHARES], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("soft", [False, True])
+def test_losses_of_logits_in_half_precision_are_in_single_precision(kind: LabelKind, soft: bool) -> None:
+    logits, labels, probs = drawn()
+    half, target = logits.bfloat16(), probs.bfloat16() if soft else labels
+    loss = kind.cross_entropy(half, target)
+    assert loss.dtype == torch.float32
+    wanted = kind.cross_entropy(half.double(), target.double() if soft else target)
+    assert float(loss) == pytest.approx(float(wanted), rel=1e-6)

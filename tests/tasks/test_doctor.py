@@ -12,6 +12,8 @@ from eke.engine.predict import Predictions
 from eke.tasks.diagnosis import render
 from eke.tasks.doctor import diagnose
 
+from .photographs import write_photographs
+
 
 def picture(seed: int, side: int = 48) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
@@ -135,3 +137,34 @@ def test_real_images_take_well_under_a_minute(shared_data: Path) -> None:
 
 def test_array_modes_are_their_types() -> None:
     assert diagnose("digits").pixels.modes == {"uint8": 1797}
+
+
+def test_several_labels_and_boxes_are_counted_and_none_of_the_classes_is_no_class(tmp_path: Path) -> None:
+    source = str(write_photographs(tmp_path / "photographs"))
+    images = open_images(source)
+    predictions = Predictions(np.array(images.ids), images.labels, np.full((64, 3), 0.5, np.float32), np.full(3, 0.5))
+    found = diagnose(source, predictions=predictions)
+    assert found.warnings == []
+    assert found.doubts == []
+    train = np.array(images.split) == "train"
+    counts = images.labels[train].sum(0)
+    assert found.counts["train"]["none of the classes"] == (images.labels[train] == 0).all(1).sum() < counts.min()
+    assert found.imbalance == counts.max() / counts.min()
+    shown = render(found)
+    assert f"several {found.n_several} images have more than one label" in shown
+    assert f"boxes   {found.n_boxes}" in shown
+    assert found.n_several > 0
+
+
+def test_unlabeled_images_are_those_of_training_and_those_that_are_called_so(tmp_path: Path) -> None:
+    parts = [("a", "train"), ("b", "train"), ("a", "unlabeled"), ("", "train"), ("", "test"), ("b", "test")]
+    for seed in range(len(parts)):
+        save(tmp_path / f"{seed}.png", picture(seed))
+    rows = [f"{seed}.png,{label},{part}" for seed, (label, part) in enumerate(parts)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    found = diagnose(str(tmp_path))
+    assert found.n_images == {"train": 4, "test": 2}
+    assert found.n_unlabeled == 2
+    assert found.counts == {"train": {"a": 1, "b": 1}, "test": {"a": 0, "b": 1}}
+    assert (found.n_several, found.n_boxes) == (0, None)
+    assert "boxes " not in render(found)

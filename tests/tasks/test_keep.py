@@ -105,3 +105,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
             digit_options("supervised", ("evaluate.keep=labels",), data={"labels_per_class": 6, "val_rate": 0}),
             tmp_path / "b",
         )
+
+
+def test_an_evaluation_without_a_figure_is_not_the_best() -> None:
+    assert best_of(evaluations(None, 0.3, None), "labels") == (20, 0.3, 1)

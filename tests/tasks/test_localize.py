@@ -12,11 +12,11 @@ from eke.data.images import Box
 from eke.data.sources import open_images
 from eke.engine.predict import Predictions
 from eke.errors import CheckpointError
-from eke.explain.boxes import box_mask, figures
+from eke.explain.boxes import box_mask, center_figures, figures
 from eke.models.backbones import from_module
 from eke.progress import silent
 from eke.tasks.attention_maps import attention_maps
-from eke.tasks.localize import Located, boxes_seen, difference_of_boxes, locate, summarize
+from eke.tasks.localize import Located, box_lines, boxes_seen, difference_of_boxes, locate, summarize
 from eke.tasks.prepare import Part, open_cache
 
 from .photographs import SIZE, write_photographs
@@ -167,3 +167,42 @@ def test_differences(located: Located) -> None:
     assert difference_of_boxes(located, other._replace(ids=other.ids[::-1])) == {}
     nothing = other._replace(predicted=np.zeros_like(other.predicted))
     assert set(difference_of_boxes(located, nothing)) == {"labeled"}
+
+
+def test_the_box_in_the_center_is_as_large_as_boxes_are_on_average(part: Part, located: Located) -> None:
+    masks = torch.stack(
+        [box_mask(boxes_seen(part, row, CLASSES[label], (24, 24)), (24, 24)) for row, label in located.pairs.tolist()]
+    )
+    expected = center_figures(masks, float(masks.double().mean()), 15 / 224 * 24)
+    for mine, theirs in zip(located.figures[1], expected, strict=True):
+        assert mine == pytest.approx(theirs.numpy())
+
+
+def test_images_and_classes_are_counted_over_pairs(located: Located) -> None:
+    found = summarize(located, LAYER)["labeled"]
+    assert found["n_images"] == len({image for image, _ in located.pairs.tolist()}) < len(located.ids)
+    by_class = [located.figures[0, 0, located.pairs[:, 1] == k].mean() for k in range(3)]
+    assert found["map"]["overlap_over_classes"] == pytest.approx(np.mean(by_class))
+    assert np.mean(by_class) != pytest.approx(located.figures[0, 0].mean())
+
+
+def test_a_box_whose_label_was_taken_away_is_no_pair(part: Part, network: Any, located: Located) -> None:
+    from dataclasses import replace
+
+    labels = part.images.labels.copy()
+    labels[:6] = -1
+    labels[6:, 0] = 0
+    bare = replace(part, images=replace(part.images, labels=labels))
+    found = locate(network, bare, said(bare, np.ones((len(part.rows), 3))), CLASSES, LAYER)
+    assert found is not None
+    assert found.pairs.tolist() == [[i, k] for i, k in located.pairs.tolist() if i >= 6 and k > 0]
+
+
+def test_the_text_has_recognized_pairs_before_all(located: Located) -> None:
+    found = summarize(located, LAYER)
+    lines = box_lines({"method": "fixmatch", "boxes": {"test": found}}, "test")
+    assert f"test ({len(located.pairs)} pairs)" in lines[1]
+    for line, who in zip(lines[3:], ("map", "center", "random"), strict=True):
+        values = [f" {100 * found[group][who]['overlap']['value']:.1f} [" for group in ("true_positives", "labeled")]
+        assert 0 < line.index(values[0]) < line.rindex(values[1])
+    assert lines[3].startswith(f"  fixmatch, gradcam@{LAYER} ")

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics as sk
 
 from eke.data.stream import Batch
 from eke.engine.loop import StepReport
 from eke.engine.predict import Predictions
 from eke.errors import DataError
 from eke.methods.contract import PseudoLabels, StepResult
-from eke.tasks.measure import difference, labeled_only, measure
+from eke.tasks.measure import difference, labeled_only, main_figure, measure, metric_of_run, metrics_of
 from eke.tasks.train import known_truth
 
 
@@ -73,3 +74,48 @@ def test_pseudo_labels_are_checked_only_where_used_and_known() -> None:
     truth = torch.tensor([-1, 0, 1, 0, 0])  # of the pool: image 4 is 0, 3 is 0, 2 is 1, 0 is unknown
     assert known_truth(report, truth)["known_pseudo_label_accuracy"] == 0.5
     assert known_truth(report, torch.full((5,), -1))["known_pseudo_label_accuracy"].isnan()
+
+
+def of_several(seed: int = 0, n: int = 60, k: int = 3) -> Predictions:
+    generator = np.random.default_rng(seed)
+    labels = (np.random.default_rng(99).random((n, k)) < 0.4).astype(np.int64)
+    probs = np.clip(0.5 * labels + 0.6 * generator.random((n, k)), 0, 1).astype(np.float32)
+    return Predictions(np.array([f"id{i}" for i in range(n)]), labels, probs, np.array([0.3, 0.6, 0.8])[:k])
+
+
+def test_figures_of_several_labels_are_what_was_predicted() -> None:
+    said = of_several()
+    figures = measure(said, ("a", "b", "c"))
+    predicted = said.probs >= said.thresholds
+    f1 = [sk.f1_score(said.labels[:, k], predicted[:, k]) for k in range(3)]
+    ap = [sk.average_precision_score(said.labels[:, k], said.probs[:, k]) for k in range(3)]
+    rows = figures["per_class"]
+    assert [row["class"] for row in rows] == ["a", "b", "c"]
+    assert [row["n"] for row in rows] == said.labels.sum(0).tolist()
+    assert [row["n_predicted"] for row in rows] == predicted.sum(0).tolist() != said.labels.sum(0).tolist()
+    assert [row["threshold"] for row in rows] == [0.3, 0.6, 0.8]
+    assert [row["f1"] for row in rows] == pytest.approx(f1)
+    assert [row["average_precision"] for row in rows] == pytest.approx(ap)
+    assert figures["macro_f1"]["value"] == pytest.approx(np.mean(f1))
+    assert figures["micro_f1"]["value"] == pytest.approx(sk.f1_score(said.labels, predicted, average="micro"))
+    assert figures["mean_average_precision"]["value"] == main_figure(said) == pytest.approx(np.mean(ap))
+    assert metrics_of(figures)[0] == metric_of_run(several=True) == "mean_average_precision"
+
+
+def test_differences_of_several_labels_are_paired_by_id() -> None:
+    a, b = of_several(0), of_several(1)
+    turned = b.select(np.arange(60)[::-1])
+    found = difference(a, turned)
+    one, other = measure(a, ("a", "b", "c")), measure(b, ("a", "b", "c"))
+    for name in ("mean_average_precision", "macro_f1", "micro_f1"):
+        assert found[name]["value"] == pytest.approx(one[name]["value"] - other[name]["value"])
+        assert found[name]["value"] != 0
+    assert found == difference(a, b)
+
+
+def test_one_label_and_several_cannot_be_compared() -> None:
+    one = predictions(30, n=60)
+    with pytest.raises(DataError, match="one label and the other several"):
+        difference(one, of_several(k=2))
+    with pytest.raises(DataError, match="one label and the other several"):
+        difference(of_several(k=2), one)

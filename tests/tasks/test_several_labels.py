@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from eke.tasks.ask import ask
 from eke.tasks.compare import compare
 from eke.tasks.doctor import diagnose
 from eke.tasks.evaluate import evaluate
+from eke.tasks.evaluate import render as render_evaluation
 from eke.tasks.explain import explain
 from eke.tasks.export import export
 from eke.tasks.fit import fit, render
@@ -27,6 +30,7 @@ from eke.tasks.predict import predict
 from eke.tasks.pretrain import pretrain
 from eke.tasks.probe import probe
 from eke.tasks.report import write_report
+from eke.tasks.train import choose_thresholds, threshold_notes
 
 from .photographs import write_photographs
 
@@ -207,3 +211,34 @@ def test_pretraining_reads_no_label_and_a_probe_refuses(photographs: str, tmp_pa
     assert "new head" in results_of(tmp_path / "run")["notes"][0]
     with pytest.raises(ConfigError, match="may have several"):
         probe(tmp_path / "start", options(photographs, init=str(tmp_path / "start")), tmp_path / "probe")
+
+
+def test_an_image_that_cannot_be_read_moves_no_other(run: Path, photographs: str, tmp_path: Path) -> None:
+    whole, images = evaluate(run, photographs), open_images(photographs)
+    row = next(row for row, boxes in enumerate(images.boxes or ()) if boxes)
+    shutil.copytree(photographs, tmp_path / "damaged")
+    (tmp_path / "damaged" / images.paths[row]).write_bytes(b"no image")
+    figures = evaluate(run, str(tmp_path / "damaged"))
+    assert figures["n"] == whole["n"] - 1
+    n_pairs = whole["boxes"]["labeled"]["n_pairs"] - len((images.boxes or ())[row])
+    assert figures["boxes"]["labeled"]["n_pairs"] == n_pairs
+    for name, source in (("whole", photographs), ("part", str(tmp_path / "damaged"))):
+        predict(run, source, tmp_path / f"{name}.csv")
+    before, after = ((tmp_path / f"{name}.csv").read_text(encoding="utf-8").splitlines() for name in ("whole", "part"))
+    assert after == [line for line in before if images.ids[row] not in line]
+    said = render_evaluation(figures)
+    for word in ("average precision", "overlap with boxes", "box in the center", "1 images were set aside"):
+        assert word in said
+
+
+def test_without_validation_a_class_is_predicted_from_one_half() -> None:
+    material: Any = SimpleNamespace(
+        validation=[], pools=SimpleNamespace(card=SimpleNamespace(several=True, classes=("a", "b", "c")))
+    )
+    network: Any = None
+    assert choose_thresholds(network, material) == (0.5, 0.5, 0.5)
+    (note,) = threshold_notes(material)
+    assert "from a probability of 0.5" in note
+    material.pools.card.several = False
+    assert choose_thresholds(network, material) == ()
+    assert threshold_notes(material) == []

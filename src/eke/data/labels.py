@@ -96,8 +96,11 @@ def _read(file: Path) -> list[_Row]:
     table = read_table(content, file.name)
     by_id = [as_word(cell) for cell in table.get("id", ())]
     by_path = [] if "id" in table and not set(PATH_COLUMNS) & set(table) else column_of(table, PATH_COLUMNS, str(file))
-    cells = column_of(table, ("label", "class", "labels"), str(file))
-    words = [as_words(cell) for cell in cells] if "labels" in table else [as_word(cell) for cell in cells]
+    words: list[Word]
+    if "labels" in table:
+        words = [as_words(cell) for cell in table["labels"]]
+    else:
+        words = [as_word(cell) for cell in column_of(table, ("label", "class"), str(file))]
     names = [key or as_word(path) for key, path in zip(by_id or [""] * len(words), by_path or by_id, strict=True)]
     how = ["asked" if as_word(cell) in {"", "0"} else "control" for cell in table.get("control", ())]
     return [_Row(*row) for row in zip(names, words, how or [""] * len(words), strict=True)]

@@ -146,8 +146,6 @@ def image_parquet(file: Path | bytes, name: str, column: str, stamp: Stamp) -> R
     Raises:
         DataError: a label is outside the class names that the file declares.
     """
-    import pyarrow as pa
-
     table = _open_parquet(file, name)
     schema = table.schema_arrow
     features = _features(schema.metadata or {})
@@ -161,7 +159,7 @@ def image_parquet(file: Path | bytes, name: str, column: str, stamp: Stamp) -> R
     names = declared.get(label)
     values = cells.get(label, [None] * n)
     words: list[Word]
-    if label in schema.names and pa.types.is_list(schema.field(label).type):
+    if label in schema.names and _is_list(schema.field(label).type):
         flat = [each for value in values if value is not None for each in value]
         spelled = dict(zip(flat, map(as_word, flat) if names is None else _named(flat, names, name), strict=True))
         words = ["" if value is None else as_words([spelled[each] for each in value]) for value in values]
@@ -170,6 +168,12 @@ def image_parquet(file: Path | bytes, name: str, column: str, stamp: Stamp) -> R
     split, groups = split_and_groups(cells, paths, name)
     contents = ParquetContents(file, column)
     return Rows(contents, paths, words, [stamp] * n, groups, split, set(names or ()))
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:

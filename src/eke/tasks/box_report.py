@@ -88,9 +88,10 @@ def _sheets(runs: Sequence[tuple[str, Path]], material: Material, split: str, la
     order = torch.randperm(overlaps.shape[1], generator=torch.Generator().manual_seed(0)).numpy()
     chosen = [(int(i), "drawn at random") for i in order[:N_DRAWN]]
     if len(runs) > 1:
-        change = np.abs(overlaps[-1] - overlaps[0])
-        change[order[:N_DRAWN]] = -1
-        chosen += [(int(i), "among the largest changes") for i in np.argsort(-change, kind="stable")[:N_CHANGED]]
+        others = np.sort(order[N_DRAWN:])
+        change = np.abs(overlaps[-1] - overlaps[0])[others]
+        largest = others[np.argsort(-change, kind="stable")[:N_CHANGED]]
+        chosen += [(int(i), "among the largest changes") for i in largest]
     part = material.part(split)
     rows = [part.rows[found[0].pairs[i, 0]] for i, _ in chosen]
     labels = [int(found[0].pairs[i, 1]) for i, _ in chosen]

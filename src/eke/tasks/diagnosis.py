@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eke.data.images import ImageSet, Problem
+from eke.data.images import NO_CLASS, ImageSet, Problem
 
 SMALL_SIDE = 16
 """Images whose shorter side is below this count as small, where most images are larger."""
@@ -107,7 +107,7 @@ def label_warnings(images: ImageSet, counts: dict[str, dict[str, int]], imbalanc
         warnings.append(f"One label only in {_some(single)}: it trains, so nothing of the class validates.")
     if imbalance is not None and imbalance > IMBALANCE:
         warnings.append(f"The largest class has {imbalance:.0f} times the labels of the smallest: watch macro-F1.")
-    strange = [name for part in counts.values() for name in part if name not in images.classes]
+    strange = [name for part in counts.values() for name in part if name not in {*images.classes, NO_CLASS}]
     if strange:
         warnings.append(f"The test images have classes that training lacks: {_some(sorted(set(strange)))}.")
     return warnings

@@ -85,7 +85,7 @@ def diagnose(
     problems = [problem for image_set in sets for problem in image_set.problems]
     problems += [problem for checked in checks for problem in checked.problems]
     doubts = _doubts(images, predictions) if predictions is not None else []
-    present = [n for n in counts.get("train", {}).values() if n]
+    present = [n for name, n in counts.get("train", {}).items() if n and name in images.classes]
     imbalance = max(present) / min(present) if present else None
     return Diagnosis(
         source=source,
