@@ -3,6 +3,7 @@
 import csv
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -184,10 +185,7 @@ def _choose(
         strategy = STRATEGIES[asked.name]
     candidates = gather(pool, strategy.needs, n_passes, seed, attention)
     labeled = labeled_features(pool, labeled_ids) if "features" in strategy.needs else Labeled()
-    left = Candidates(
-        **{**{name: getattr(candidates, name) for name in candidates.__dataclass_fields__}, "excluded": controls}
-    )
-    chosen = strategy.select(left, labeled, n - n_control, seed)
+    chosen = strategy.select(replace(candidates, excluded=controls), labeled, n - n_control, seed)
     return [*chosen, *(pick._replace(reason=CONTROL_REASON) for pick in drawn)], controls, mistakes
 
 
