@@ -13,6 +13,7 @@ from eke.acquire.contract import Candidates, Labeled, Pick, Strategy
 from eke.acquire.eba import Mistakes, eba
 from eke.acquire.strategies import STRATEGIES
 from eke.data.images import ImageSet
+from eke.data.labels import apply_labels
 from eke.data.splits import load_split
 from eke.engine.journal import RunFolder, describe_environment
 from eke.engine.model_files import WEIGHTS, load_model
@@ -43,6 +44,7 @@ def ask(
     control_rate: float = 0.1,
     n_passes: int = 32,
     sheet: bool = True,
+    truth: Path | None = None,
 ) -> dict[str, Any]:
     """Write the n images whose labels a strategy asks for, the most wanted first, with an empty label column.
 
@@ -63,6 +65,8 @@ def ask(
         control_rate: share of the images that is drawn at random from the whole pool, to measure by.
         n_passes: passes with dropout, and steps of the path of explanation-based attention.
         sheet: whether to write the sheet.
+        truth: label file of the true classes of all images, which a simulation gives to strategies that end in
+            "/oracle"; None: they are those of the source.
 
     Returns:
         out, n, the sizes of pool and source, notes, the images that were set aside, and the label files of the
@@ -89,6 +93,8 @@ def ask(
         )
     split = load_split(folder.split)
     images, cache, readable, problems = open_pixels(source, card, progress)
+    if truth is not None:
+        images = apply_labels(images, [truth])
     labels_ignored = bool(gives_label(images)[readable].all())
     spent = {*split.labeled, *split.validation, *split.test, *split.dropped}
     rows = pool_rows(images, readable, spent, labels_ignored=labels_ignored)
@@ -96,6 +102,10 @@ def ask(
         raise DataError(
             f"No image of {source} is left to ask for: all {len(readable):,} that can be read are labeled, or are "
             "spent by the run. Name a source with more images."
+        )
+    if asked is not None and asked.attention is not None and asked.attention[2] and not images.labeled[rows].all():
+        raise ConfigError(
+            f"{strategy} looks at the true classes of all images, and {source} does not label them: leave out /oracle."
         )
     notes = []
     if asked is None:
