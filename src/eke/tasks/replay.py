@@ -78,8 +78,3 @@ def area(words: str, higher: Sequence[Series], lower: Sequence[Series]) -> Diffe
     """
     sides = [[*curve[1:-1], *curve[1:]] for curve in (higher, lower)]
     return Difference(words, *sides, n=2 * (len(higher) - 1))
-
-
-def mean_height(words: str, higher: Sequence[Series], lower: Sequence[Series]) -> Difference:
-    """Compare two curves after their common first point: the mean difference."""
-    return Difference(words, higher[1:], lower[1:], n=len(higher) - 1)

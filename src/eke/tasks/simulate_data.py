@@ -6,7 +6,7 @@ first batch has none; they are nobody's to ask for.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ class SimulationPlan:
         """What the page calls it."""
         distorted = "" if self.distortion == "none" else f", {self.distortion}"
         return f"{Path(self.source).name.split('.')[0]}, imbalance {self.imbalance:g}{distorted}"
+
+    def at(self, imbalance: float) -> "SimulationPlan":
+        """Return the same at another imbalance."""
+        return replace(self, imbalance=imbalance)
 
 
 def build_simulation(plan: SimulationPlan, folder: Path, seeds: Iterable[int], progress: Progress) -> TableData:
@@ -150,8 +154,9 @@ def _divide(
             "labeled images."
         )
     n_classes = len(images.classes)
-    rate = min(0.8, (n_val + n_classes) / (n * (1 - HOLDOUT_RATE)))  # each class is rounded down, and cut below
-    options = DataOptions(val_rate=rate, holdout_rate=0.0 if own or tests is not None else HOLDOUT_RATE)
+    holdout = 0.0 if own or tests is not None else HOLDOUT_RATE
+    rate = min(0.8, (n_val + n_classes) / (n * (1 - holdout)))  # each class is rounded down, and cut below
+    options = DataOptions(val_rate=rate, holdout_rate=holdout)
     split = make_split(images, tests, options, 0)
 
     def some(from_: ImageSet, ids: tuple[str, ...], wanted: int | None) -> NDArray[np.int64]:
@@ -160,12 +165,14 @@ def _divide(
         parts = by_class(rows, from_.labels, order_of(from_.ids, 0), n_classes)
         sizes = np.array([len(part) for part in parts])
         if wanted is None or wanted >= len(rows):
-            return rows
+            return np.sort(rows)
         shares = share_labels(sizes, wanted)
         return np.sort(np.concatenate([part[:n] for part, n in zip(parts, shares, strict=True)]))
 
     measured = images if tests is None else tests
-    pool, validation = some(images, split.labeled, plan.n_pool), some(images, split.validation, n_val)
+    validation = some(images, split.validation, n_val)
+    surplus = set() if images.groups else {*split.validation} - {images.ids[row] for row in validation}
+    pool = some(images, (*split.labeled, *surplus), plan.n_pool)
     if len(pool) < (plan.n_pool or 0):
         raise DataError(f"{plan.source} has {len(pool):,} images for a pool; {plan.n_pool:,} are wanted.")
     if missing := set(range(n_classes)) - set(images.labels[validation].tolist()):
