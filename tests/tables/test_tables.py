@@ -378,7 +378,7 @@ def test_comatchs_memory_is_full_after_five_steps(tmp_path: Path, shared_data: P
 
 @pytest.mark.slow
 def test_smoke_scale_of_all_tables(tmp_path: Path) -> None:
-    for name in TABLES:
+    for name in (name for name in TABLES if not name.startswith("eba")):  # many cells: test_eba.py has one seed
         result = reproduce(name, "smoke", None, tmp_path)
         assert result["failures"] == []
         assert all(

