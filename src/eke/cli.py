@@ -476,6 +476,89 @@ def reproduce(
     _print_json(done) if as_json else print(render(done))
 
 
+@app.command(short_help="Strategies of asking, replayed with hidden labels.")
+def simulate(
+    data: Data,
+    strategies: Annotated[
+        str, typer.Option("--strategies", help="As `eke ask` has them, apart by commas; random is always there.")
+    ] = "random,entropy,badge",
+    rounds: Annotated[int, typer.Option("--rounds", help="Requests after the first, random batch.")] = 9,
+    batch: Annotated[int, typer.Option("--batch", help="Images of each.")] = 250,
+    seeds: Annotated[int, typer.Option("--seeds", help="Paired seeds; intervals need at least 2.")] = 5,
+    imbalance: Annotated[
+        str, typer.Option("--imbalance", help="Ratios of frequent to rare images of the pool, apart by commas.")
+    ] = "1",
+    distort: Annotated[
+        str,
+        typer.Option(
+            "--distort",
+            help="What is rare: none = the second half of the classes; long_tail; within_class = bright images; "
+            "perturbed = as none, with noise or blur on three tenths of the pool.",
+        ),
+    ] = "none",
+    noise: Annotated[float, typer.Option("--noise", help="Share of the pool that is answered wrongly.")] = 0.0,
+    passes: Annotated[
+        int, typer.Option("--passes", help="Passes with dropout, or steps of attention; the papers' is 128.")
+    ] = 32,
+    val: Annotated[
+        int | None,
+        typer.Option("--val", help="Random labeled validation images; by default a tenth, at most 1,000."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="METHOD or METHOD/PRESET, trained from scratch in each round.")
+    ] = "supervised",
+    test: Test = None,
+    model: Model = None,
+    steps: Steps = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the data, the runs and the page.")] = Path("simulated"),
+    assignments: Set = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Print what would be run, and run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Replay active learning on labeled images with hidden labels, to see which strategy's labels are worth most.
+
+    Finished cells are kept: the same command goes on after a kill, and several may work side by side.
+
+    Example: eke simulate digits --strategies random,margin --rounds 4 --batch 20 --seeds 3 --steps 200
+    """
+    from eke.config import from_assignments, merge
+    from eke.tasks.simulate import plan, render
+    from eke.tasks.simulate import simulate as run_simulate
+    from eke.tasks.simulate_options import SimulateOptions
+
+    flags: dict[str, Any] = {"steps": steps} if steps else {}
+    flags = merge(from_assignments(assignments or []), flags | ({"model": {"name": model}} if model else {}))
+    options = SimulateOptions(
+        source=data,
+        test=test,
+        strategies=[word.strip() for word in strategies.split(",")],
+        rounds=rounds,
+        batch=batch,
+        seeds=seeds,
+        imbalance=_ratios(imbalance),
+        distortion=distort,
+        noise=noise,
+        n_passes=passes,
+        n_val=val,
+        method=method,
+        flags=flags,
+    )
+    if only_plan:
+        print(plan(options, out))
+        return
+    done = run_simulate(options, out, _progress())
+    _print_json(done) if as_json else print(render(done))
+
+
+def _ratios(text: str) -> list[float]:
+    from eke.errors import ConfigError
+
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--imbalance {text}: give ratios of 1 or more, apart by commas, such as 1,10,100.") from None
+
+
 @app.command(short_help="Write a run's report anew.")
 def report(run: Run, as_json: AsJson = False) -> None:
     """Write a run's report.html anew from its folder."""

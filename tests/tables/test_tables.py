@@ -85,7 +85,7 @@ def test_a_row_of_a_column_has_one_cell_per_seed_and_the_seeds_share_their_label
         assert all(section.columns[0] in row.figures for row in section.rows)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if not name.startswith(("gradcam", "harmonizing"))])
+@pytest.mark.parametrize("name", [name for name in TABLES if not name.startswith(("gradcam", "harmonizing", "eba"))])
 def test_equal_budget(name: str, smoke: dict[str, Table]) -> None:
     """All rows put the same images through the network, to a step of each stage."""
     for section in smoke[name].sections:
@@ -378,7 +378,7 @@ def test_comatchs_memory_is_full_after_five_steps(tmp_path: Path, shared_data: P
 
 @pytest.mark.slow
 def test_smoke_scale_of_all_tables(tmp_path: Path) -> None:
-    for name in TABLES:
+    for name in (name for name in TABLES if not name.startswith("eba")):  # many cells: test_eba.py has one seed
         result = reproduce(name, "smoke", None, tmp_path)
         assert result["failures"] == []
         assert all(

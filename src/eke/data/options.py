@@ -62,6 +62,8 @@ class DataOptions(Options):
     """Instead of val_rate: so many labels of each class validate, besides those that train; both count."""
     val_source: str | None = None
     """Instead of val_rate: another source, whose labeled images validate; they count too."""
+    empty_classes: bool = False
+    """Whether a class may be without a label to train on: one that is known and rare, and is still to be found."""
     holdout_rate: float = Field(0.0, ge=0, le=0.9)
     """Part of the labeled images of each class that is set apart as test set, where none is named."""
     download: bool = False

@@ -181,7 +181,7 @@ class _Division:
         if len(classes) < 2:
             raise DataError(f"{source} has one class only ({classes[0]!r}). Label images of a second one.")
         without = np.flatnonzero(self.count(rows) == 0)
-        if len(without):
+        if len(without) and not self.options.empty_classes:
             raise DataError(
                 f"{source} has no label to train on for {_listed([classes[label] for label in without])}. "
                 f"Label at least one image of each class, or remove the class."
@@ -322,6 +322,8 @@ class _Division:
     def note_short(self, spent: np.ndarray) -> None:
         """Note the classes of which fewer labels were spent than asked for."""
         n = self.options.labels_per_class
+        if self.options.empty_classes:
+            self.note_classes(list(self.count(spent) == 0), "no label yet")
         if n is not None:
             self.note_classes(list(self.count(spent) < n), f"less than the {n} labels asked for")
 

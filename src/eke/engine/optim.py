@@ -24,8 +24,9 @@ class OptimOptions(Options):
     """Nesterov's form of momentum (sgd, lars)."""
     weight_decay: float = Field(5e-4, ge=0)
     """Decay of kernels; biases and batch norm are never decayed."""
-    schedule: Literal["cosine-7/16", "half-cosine", "constant"] = "cosine-7/16"
-    """cosine-7/16: lr cos(7 pi t / 16 T), FixMatch; half-cosine: lr (1 + cos(pi t / T)) / 2."""
+    schedule: Literal["cosine-7/16", "half-cosine", "constant", "tenths-3/10", "tenths-3/7"] = "cosine-7/16"
+    """cosine-7/16: lr cos(7 pi t / 16 T), FixMatch; half-cosine: lr (1 + cos(pi t / T)) / 2; tenths-3/10, tenths-3/7: a
+    tenth of it after each three tenths, or sevenths, of the steps (explanation-based attention)."""
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the rate first rises linearly from lr / warmup_steps; at most a tenth of the run."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
@@ -45,6 +46,8 @@ def learning_rate(step: int, options: OptimOptions, total_steps: int) -> float:
         "cosine-7/16": lambda: math.cos(7 * math.pi * progress / 16),
         "half-cosine": lambda: (1 + math.cos(math.pi * progress)) / 2,
         "constant": lambda: 1.0,
+        "tenths-3/10": lambda: 0.1 ** int(progress * 10 / 3 + 1e-9),
+        "tenths-3/7": lambda: 0.1 ** int(progress * 7 / 3 + 1e-9),
     }
     return options.lr * factors[options.schedule]()
 

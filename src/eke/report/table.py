@@ -103,45 +103,56 @@ class TableReport:
     """What failed, and its message."""
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    paper: bool = True
+    """Whether the sentences are those of a paper, and figures stand beside it."""
 
 
 def table_page(report: TableReport) -> Page:
     """Lay a table out as a page."""
     return Page(
         title=report.title,
-        headline=[_headline(report.claims), *report.notes],
+        headline=[_headline(report), *report.notes],
         facts=[("Scale", report.scale), ("Seeds", f"{report.n_seeds}"), ("Failed cells", f"{len(report.failures)}")],
         sections=[
             Section("Failed", _failures(report.failures)),
-            *(Section(section.title, _section(section)) for section in report.sections),
-            Section("What the paper says", _claims(report.claims)),
+            *(Section(section.title, _section(section, _reading(report))) for section in report.sections),
+            Section(_judged(report), _claims(report.claims)),
             Section("How to repeat this", how_to_repeat(report.command, report.environment)),
         ],
     )
 
 
-def _headline(claims: Sequence[JudgedClaim]) -> str:
+def _judged(report: TableReport) -> str:
+    return "What the paper says" if report.paper else "What is better"
+
+
+def _reading(report: TableReport) -> str:
+    return f"{READING} {BESIDE_THE_PAPER}" if report.paper else READING
+
+
+def _headline(report: TableReport) -> str:
+    claims = report.claims
     if not claims:
         return "Figures without a sentence to judge."
     n = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in get_args(Verdict)}
     silent = n["at chance: no statement"] + n["not measured"]
     rest = f", of {silent} nothing can be said" if silent else ""
     return (
-        f"Of {count(len(claims), 'sentence')} of the paper, {n['agrees']} agree with these figures, "
+        f"Of {count(len(claims), 'sentence')}{' of the paper' * report.paper}, {n['agrees']} agree with these figures, "
         f"{n['does not agree']} do not, {n['cannot tell']} cannot be told{rest}."
     )
 
 
 SPENT_COLUMNS = ("Labels", "Images through the network", "Images/s", "Seconds of training", "Steps")
-READING = (
-    "Figures are means over seeds with the 95 % t interval and the standard deviation (SD) under them. Paper / ours: "
-    "other images, another network and far fewer steps unless the text above says otherwise, so only signs and orders "
-    "can be compared."
+READING = "Figures are means over seeds with the 95 % t interval and the standard deviation (SD) under them."
+BESIDE_THE_PAPER = (
+    "Paper / ours: other images, another network and far fewer steps unless the text above says otherwise, so only "
+    "signs and orders can be compared."
 )
 JUDGING = (
     "A sentence is put as differences that it says are above 0. Each is the mean over seeds of paired differences: the "
-    "two sides of a seed have the same labels. It agrees where the 95 % t interval lies above 0, does not agree where "
-    "it lies below, and cannot be told where it contains 0. A sentence of several differences says all of them. p is "
+    "two sides of a seed have the same first labels. It agrees where the 95 % t interval lies above 0, does not agree "
+    "where it lies below, and cannot be told where it contains 0. A sentence of several differences says all of them. p is "
     "corrected for all differences of this page by Holm's method and decides nothing here. Where the baseline's test "
     "predictions cannot be told from guessing (permuted labels, p of 0.05 or more in any seed), no statement is made."
 )
@@ -156,7 +167,7 @@ def _failures(failures: Sequence[tuple[str, str]]) -> list[Block]:
     ]
 
 
-def _section(section: TableSection) -> list[Block]:
+def _section(section: TableSection, reading: str) -> list[Block]:
     rows: list[list[Cell | str]] = [
         [Cell(row.name, row.note), *(_figure(row.figures.get(column)) for column in section.columns)]
         for row in section.rows
@@ -166,7 +177,7 @@ def _section(section: TableSection) -> list[Block]:
     blocks: list[Block] = [
         Text(section.text),
         Table("Paper / ours" if published else "Figures", ["", *section.columns], rows),
-        Text(READING),
+        Text(reading),
         Table("What a row took, mean over seeds", ["", *SPENT_COLUMNS], spent),
     ]
     if section.x:
@@ -266,11 +277,11 @@ def _amount(value: float, rate: bool) -> str:
 
 def table_markdown(report: TableReport) -> str:
     """Write a table as Markdown."""
-    lines = [f"# {report.title}", "", _headline(report.claims), *report.notes, ""]
+    lines = [f"# {report.title}", "", _headline(report), *report.notes, ""]
     for section in report.sections:
-        lines += [f"## {section.title}", "", section.text, "", *_markdown_rows(section), "", READING, ""]
+        lines += [f"## {section.title}", "", section.text, "", *_markdown_rows(section), "", _reading(report), ""]
     if report.claims:
-        lines += ["## What the paper says", "", "| sentence | difference | verdict |", "|---|---|---|"]
+        lines += [f"## {_judged(report)}", "", "| sentence | difference | verdict |", "|---|---|---|"]
         for claim in report.claims:
             lines.append(f"| **{_escaped(claim.sentence)}** ({_escaped(claim.source)}) | | **{claim.verdict}** |")
             for part in claim.parts:

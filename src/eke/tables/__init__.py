@@ -17,5 +17,7 @@ TABLES: dict[str, str] = {
     "harmonizing-noise": "eke.tables.harmonizing_noise",
     "harmonizing-strategies": "eke.tables.harmonizing_strategies",
     "harmonizing-elsewhere": "eke.tables.harmonizing_elsewhere",
+    "eba-mnist": "eke.tables.eba_mnist",
+    "eba-svhn": "eke.tables.eba_svhn",
 }
 """Name on the command line -> module with `make_table`."""

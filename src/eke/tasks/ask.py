@@ -17,6 +17,7 @@ from eke.config import fingerprint
 from eke.data.images import ImageSet
 from eke.data.label_events import Batch, Event
 from eke.data.label_store import LabelStore
+from eke.data.labels import apply_labels
 from eke.data.splits import load_split
 from eke.engine.journal import RunFolder, describe_environment
 from eke.engine.model_files import WEIGHTS, load_model
@@ -48,6 +49,7 @@ def ask(
     n_passes: int = 32,
     sheet: bool = True,
     store: Path | None = None,
+    truth: Path | None = None,
 ) -> dict[str, Any]:
     """Write the n images whose labels a strategy asks for, the most wanted first, with an empty label column.
 
@@ -70,6 +72,8 @@ def ask(
         sheet: whether to write the sheet.
         store: a label store, begun where there is none: images with an answer in it, or a question that waits for one,
             are not asked for, and the questions are noted in it.
+        truth: label file of the true classes of all images, which a simulation gives to strategies that end in
+            "/oracle"; None: they are those of the source.
 
     Returns:
         out, n, the sizes of pool and source, notes, the images that were set aside, and the label files of the
@@ -96,6 +100,8 @@ def ask(
         )
     split = load_split(folder.split)
     images, cache, readable, problems = open_pixels(source, card, progress)
+    if truth is not None:
+        images = apply_labels(images, [truth])
     labels_ignored = bool(gives_label(images)[readable].all())
     spent = {*split.labeled, *split.validation, *split.test, *split.dropped}
     answers = LabelStore(store) if store is not None else None

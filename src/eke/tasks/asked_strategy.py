@@ -28,6 +28,18 @@ class Asked(NamedTuple):
     attention: tuple[Form, str | None, bool] | None = None
     """Form, scale, and whether it may look at the true classes."""
 
+    @property
+    def uses_passes(self) -> bool:
+        """Whether the number of passes, or of steps of attention, makes a difference."""
+        if self.attention is not None:
+            return self.attention[0] in {"ig", "random"}
+        return self.draws_dropout
+
+    @property
+    def draws_dropout(self) -> bool:
+        """Whether it sends images through the network with dropout on."""
+        return self.name in STRATEGIES and "passes" in STRATEGIES[self.name].needs
+
 
 def read_strategy(text: str) -> Asked:
     """Read a strategy.

@@ -121,9 +121,8 @@ class Grid:
         return Done(figures, seconds)
 
     def _place(self, cell: Cell) -> Place:
-        labels = [str(file.absolute()) for file in cell.first_labels]
-        if cell.asked is not None:
-            labels.append(str(answers_file(self.folder(cell.asked)).absolute()))
+        answers = [answers_file(self.folder(request)) for request in cell.requests]
+        labels = [str(file.absolute()) for file in (*cell.first_labels, *answers)]
         start = None if cell.start is None else run_folder(self.folder(cell.start)).absolute()
         return Place(self.folder(cell), cell.data, cell.seed, tuple(labels), start)
 

@@ -14,9 +14,10 @@ from eke.methods import METHODS
 from eke.methods.contract import is_self_supervised
 from eke.progress import Progress
 from eke.tasks.ask import ask
+from eke.tasks.asked_strategy import read_strategy
 from eke.tasks.assemble import images_per_step
 from eke.tasks.fit import fit
-from eke.tasks.grid_data import TableData, hash_file, read_known, write_known
+from eke.tasks.grid_data import TableData, hash_file, mistaken, read_known, write_known
 from eke.tasks.measure import metrics_of
 from eke.tasks.options import FitOptions, PretrainOptions, resolve, resolve_pretrain
 from eke.tasks.pretrain import pretrain
@@ -31,7 +32,7 @@ class Place(NamedTuple):
     data: TableData
     seed: int
     labels: tuple[str, ...]
-    """Label files: the first labels, then the answers to a request."""
+    """Label files: the first labels, then the answers to each request, the oldest first."""
     start: Path | None
     """Run folder of the cell that this one starts from or looks at."""
 
@@ -72,12 +73,19 @@ class Cell:
     start: "Cell | None" = None
     """The cell whose network this one starts from or looks at."""
     asked: "Cell | None" = None
-    """The request whose answers this one may use besides the first labels."""
+    """The last request whose answers this one may use besides the first labels, those of earlier ones included."""
 
     @property
     def first_labels(self) -> tuple[Path, ...]:
         """The label files that it is given, the answers to a request left out."""
         return self.data.labels_of(self.seed) if self.work.uses_labels else ()
+
+    @property
+    def requests(self) -> tuple["Cell", ...]:
+        """The requests whose answers it may use, the oldest first: its own, those of the run that asked, and so on."""
+        if self.asked is None:
+            return ()
+        return (*(self.asked.start.requests if self.asked.start else ()), self.asked)
 
     @property
     def needs(self) -> tuple["Cell", ...]:
@@ -162,7 +170,8 @@ class Train:
         elsewhere = {"source", "test", "labels", "init", "seed", "checkpoint", "evaluate"}
         options = self.options(replace(data, unlabeled=None))  # its path; the images are part of the data's identity
         values = {**options.model_dump(mode="json", exclude=elsewhere), **options.evaluate.determines()}
-        return {**values, "data": {name: value for name, value in values["data"].items() if name != "val_source"}}
+        left_out = {"val_source", "unlabeled_source", *(() if options.data.empty_classes else ("empty_classes",))}
+        return {**values, "data": {name: value for name, value in values["data"].items() if name not in left_out}}
 
     def words(self, data: TableData) -> str:
         options = self.options(data)
@@ -249,15 +258,26 @@ class Ask:
     """`eke ask`: the run that the cell starts from names images of the pool, and their labels are looked up.
 
     Without a truth to look them up in, a person fills in the label column, and the grid goes on when it is run again.
+
+    Args:
+        n: images to ask for, none of them as a control.
+        strategy: as `read_strategy` reads it; one that may look at the true classes gets the truth, no other does.
+        n_passes: passes with dropout, and steps of the path of attention.
+        noise: share of the pool that is answered wrongly; see `mistaken`.
     """
 
     n: int
     strategy: str
+    n_passes: int = 32
+    noise: float = 0.0
     kind: str = "ask"
     uses_labels: bool = False
 
     def determines(self, data: TableData) -> Mapping[str, Any]:
-        return {"n": self.n, "strategy": self.strategy}
+        values: dict[str, Any] = {"n": self.n, "strategy": self.strategy}
+        if read_strategy(self.strategy).uses_passes:
+            values["n_passes"] = self.n_passes
+        return {**values, "noise": self.noise} if self.noise else values
 
     def words(self, data: TableData) -> str:
         return f"ask for {self.n:,} labels by {self.strategy} on {data.name}"
@@ -270,12 +290,26 @@ class Ask:
         """
         assert place.start is not None
         request, answers = place.folder / "request.csv", answers_file(place.folder)
+        truth = place.data.truth
+        attention = read_strategy(self.strategy).attention
         if not request.exists():
-            ask(place.start, place.data.source, self.n, self.strategy, request, place.seed, progress)
-        if place.data.truth is not None:
+            ask(
+                place.start,
+                place.data.source,
+                self.n,
+                self.strategy,
+                request,
+                place.seed,
+                progress,
+                control_rate=0.0,
+                n_passes=self.n_passes,
+                sheet=False,
+                truth=truth if attention and attention[2] else None,
+            )
+        if truth is not None:
             asked = {row.path for row in read_known(request)}
-            known = [row for row in read_known(place.data.truth) if row.path in asked]
-            write_known(answers, known)
+            said = mistaken(read_known(truth), self.noise, place.seed)
+            write_known(answers, [row for row in said if row.path in asked])
         if not answers.exists():
             raise DataError(
                 f"The labels of {request} are not there yet. Fill in its column label, save it as {answers}, and run "

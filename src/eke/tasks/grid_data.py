@@ -21,6 +21,7 @@ from eke.data.sources import open_images
 from eke.errors import ConfigError, DataError, did_you_mean
 from eke.files import locked, write_atomic, write_json
 from eke.progress import Progress, silent
+from eke.randomness import mixed_seed
 
 
 class Known(NamedTuple):
@@ -214,6 +215,26 @@ def _first_labels(truth: list[Known], plan: PoolPlan, seed: int) -> list[Known]:
     return [
         known for name in classes[:n_seen] for known in [k for k in order if k.label == name][: plan.labels_per_class]
     ]
+
+
+def mistaken(known: list[Known], rate: float, seed: int) -> list[Known]:
+    """Return what an annotator says who gives this share of the images another class, whoever asks and whenever.
+
+    Args:
+        known: all images that may be asked for, with their true classes.
+        rate: of images that are answered wrongly, rounded to a whole number of them.
+        seed: of which images, and of the wrong classes, each as probable.
+    """
+    classes = sorted({row.label for row in known})
+    order = np.argsort(order_of([f"mistaken/{row.key}" for row in known], seed))[: round(rate * len(known))]
+    if len(classes) < 2:
+        return known
+    steps = np.random.default_rng(mixed_seed(seed, 0, "mistaken")).integers(1, len(classes), len(order))
+    said = list(known)
+    for row, step in zip(order.tolist(), steps.tolist(), strict=True):
+        wrong = classes[(classes.index(known[row].label) + step) % len(classes)]
+        said[row] = known[row]._replace(label=wrong)
+    return said
 
 
 def write_known(path: Path, rows: list[Known]) -> None:

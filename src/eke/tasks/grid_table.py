@@ -108,6 +108,8 @@ class Table:
     chosen: Chosen | None = None
     relations: Sequence[Relation] = ()
     """Stated beside the notes; their cells are those of rows."""
+    paper: bool = True
+    """Whether the claims are sentences of a paper."""
 
     def cells(self) -> list[Cell]:
         """Return the cells of all figures."""
@@ -141,6 +143,7 @@ def report_of(table: Table, grid: Grid, found: Mapping[str, Done], command: str)
         failures=[(names[key], done.failure) for key, done in found.items() if done.failure is not None],
         environment=environment_of(grid),
         notes=[*table.notes, *(in_words(each, found) for each in table.relations)],
+        paper=table.paper,
     )
 
 
