@@ -291,7 +291,7 @@ def test_a_cell_that_another_process_finished_just_before_the_lock_is_not_run_ag
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (cell,) = chain(tmp_path, "a")
-    taking = grid_module._held
+    taking = grid_module.held
 
     @contextmanager
     def taken_late(path: Path) -> Iterator[bool]:
@@ -301,7 +301,7 @@ def test_a_cell_that_another_process_finished_just_before_the_lock_is_not_run_ag
         with taking(path) as mine:
             yield mine
 
-    monkeypatch.setattr(grid_module, "_held", taken_late)
+    monkeypatch.setattr(grid_module, "held", taken_late)
     assert Grid([cell], tmp_path).run()[cell.identity].figures == {"accuracy": 0.7}
     assert runs_of(tmp_path, "a") == 0
 
