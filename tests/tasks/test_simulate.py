@@ -293,8 +293,8 @@ def test_what_labels_bought() -> None:
     assert labels_to_reach(0.4, labels, [0.5, 0.7, 0.8]) == 100
     assert labels_to_reach(0.9, labels, [0.5, 0.7, 0.8]) is None
     assert in_words("badge", labels, [0.5, 0.8, 0.9], [0.5, 0.6, 0.7]) == (
-        "badge: 200 more labels bought +40.0 points, 90.0 % at the end; it has what random labels have at the end after "
-        "167 of 300."
+        "badge: 200 more labels bought +40.0 points, 90.0 % at the end; it has what random labels have at the end "
+        "after 167 of 300."
     )
     assert "which random labels exceed by 10.0 points" in in_words("k", labels, [0.5, 0.5, 0.6], [0.5, 0.6, 0.7])
 

@@ -150,11 +150,12 @@ BESIDE_THE_PAPER = (
     "signs and orders can be compared."
 )
 JUDGING = (
-    "A sentence is put as differences that it says are above 0. Each is the mean over seeds of paired differences: the "
-    "two sides of a seed have the same first labels. It agrees where the 95 % t interval lies above 0, does not agree "
-    "where it lies below, and cannot be told where it contains 0. A sentence of several differences says all of them. p is "
-    "corrected for all differences of this page by Holm's method and decides nothing here. Where the baseline's test "
-    "predictions cannot be told from guessing (permuted labels, p of 0.05 or more in any seed), no statement is made."
+    "A sentence is put as differences that it says are above 0. Each is the mean over seeds of paired differences: "
+    "the two sides of a seed have the same first labels. It agrees where the 95 % t interval lies above 0, does not "
+    "agree where it lies below, and cannot be told where it contains 0. A sentence of several differences says all of "
+    "them. p is corrected for all differences of this page by Holm's method and decides nothing here. Where the "
+    "baseline's test predictions cannot be told from guessing (permuted labels, p of 0.05 or more in any seed), no "
+    "statement is made."
 )
 
 

@@ -1,6 +1,6 @@
 """Explanation-based attention, Figure 2: nine requests of 250 labels on MNIST, at three imbalances, lenet.
 
-Scales: `smoke` is digits of 16 pixels and says nothing; `cpu` a pool of 10,000 images of MNIST, 1,000 to validate, four
+Scales: `smoke` is digits of 20 pixels and says nothing; `cpu` a pool of 10,000 images of MNIST, 1,000 to validate, four
 requests, K = 8 instead of 128, and 600 steps whatever the number of labels; `paper` the paper's own numbers.
 See `eke.tables.eba` for what the paper leaves open.
 """
@@ -62,16 +62,16 @@ def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Pat
 
 def _bench(scale: Scale, data: Path | None) -> EbaBench:
     if scale == "smoke":
-        plan = SimulationPlan("digits", None, 12, n_val=40, n_pool=600, n_test=200, size=16)
-        text = "Handwritten digits, enlarged to 16 pixels, a few steps: a test of the machinery."
+        plan = SimulationPlan("digits", None, 12, n_val=40, n_pool=600, n_test=200, size=20)
+        text = "Handwritten digits, enlarged to 20 pixels, a few steps: a test of the machinery."
         return EbaBench(plan, (1.0, 6.0), STRATEGIES, 1, 2, "lenet", RATE, lambda n: 20, text)
     if data is None:
         raise ConfigError("This table needs MNIST: --data FOLDER with mnist-train.parquet and mnist-test.parquet.")
-    files = [str(data / f"mnist-{part}.parquet") for part in ("train", "test")]
+    train, test = (str(data / f"mnist-{part}.parquet") for part in ("train", "test"))
     if scale == "cpu":
-        plan = SimulationPlan(*files, 250, n_val=1_000, n_pool=10_000)
+        plan = SimulationPlan(train, test, 250, n_val=1_000, n_pool=10_000)
         text = "MNIST; lenet with dropout; SGD, rate 0.05, a tenth of it after each 180 of 600 steps of 25 images."
         return EbaBench(plan, RATIOS, STRATEGIES, 4, 8, "lenet", RATE, lambda n: 600, text)
-    plan = SimulationPlan(*files, 250, n_val=10_000, n_pool=50_000)
+    plan = SimulationPlan(train, test, 250, n_val=10_000, n_pool=50_000)
     text = "MNIST; lenet with dropout; SGD, 50 epochs of batches of 25, rate 0.05, a tenth of it after each 15."
     return EbaBench(plan, RATIOS, STRATEGIES, 9, 128, "lenet", RATE, epochs(50), text)

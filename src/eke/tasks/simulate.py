@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 from eke.errors import ConfigError
 from eke.progress import Progress, silent
 from eke.tasks.bought import in_words
+from eke.tasks.distortions import Distortion
 from eke.tasks.grid import Done, Grid, make_plan, plan_in_words
 from eke.tasks.grid_table import Claim, Section, Series, Table, report_of, write_table
 from eke.tasks.replay import RANDOM, Replay, area
@@ -67,7 +68,7 @@ def make_table(options: SimulateOptions, out: Path, progress: Progress) -> tuple
             options.test,
             options.batch,
             ratio,
-            options.distortion,
+            cast(Distortion, options.distortion),  # checked
             options.noise,
             options.n_val,
             size=work.flags.get("data", {}).get("size"),
