@@ -76,5 +76,5 @@ def area(words: str, higher: Sequence[Series], lower: Sequence[Series]) -> Diffe
 
     The first point has half of the weight of an inner one, and so has the last; the first ones cancel.
     """
-    sides = [[*curve[1:-1], *curve[1:]] for curve in (higher, lower)]
-    return Difference(words, *sides, n=2 * (len(higher) - 1))
+    plus, minus = ([*curve[1:-1], *curve[1:]] for curve in (higher, lower))
+    return Difference(words, plus, minus, n=2 * (len(higher) - 1))

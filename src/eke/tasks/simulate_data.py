@@ -131,7 +131,11 @@ def _build(plan: SimulationPlan, files: dict[str, Path], progress: Progress) -> 
         pooled = perturb(pooled, order_of([images.ids[row] for row in pool[kept]], 1))
     words = np.array(images.classes)
     seen = {content_id(image) for image in (*validating, *testing)}  # equal at this size, though not as files
-    fresh = [row for row, image in enumerate(pooled) if not ((name := content_id(image)) in seen or seen.add(name))]
+    fresh = []
+    for row, name in enumerate(map(content_id, pooled)):
+        if name not in seen:
+            fresh.append(row)
+        seen.add(name)
     rows = pool[kept][fresh]
     _save(files["pool.npz"], x_train=pooled[fresh], x_val=validating, y_val=words[images.labels[validation]])
     _save(files["test.npz"], images=testing, labels=words[measured.labels[test]])
