@@ -93,8 +93,9 @@ def test_prob_cover_is_the_dense_one_to_the_last_image(n_labeled: int, radius: f
     assert rows.tolist() == expected[0]
 
 
-def test_the_radius_is_the_largest_with_pure_balls() -> None:
-    features, _ = blobs(N, 4, 0, spread=0.3)
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_the_radius_is_the_largest_with_pure_balls(seed: int) -> None:
+    features, _ = blobs(N, 4, seed, spread=0.3)
     radius = ball_radius(features, 4, ORDER, 0)
     unit = F.normalize(features.double(), dim=1)
     cluster, _ = k_means(unit.float(), 4, ORDER, 0)

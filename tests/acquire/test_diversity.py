@@ -96,8 +96,11 @@ def test_copies_of_a_chosen_image_come_after_all_that_differ() -> None:
     features = (50 + random_features(20)).repeat(4, 1)
     probs = random_probs(20).repeat(4, 1)
     order = seeded_order(ids_of(80), 0)
+    centers, distances = k_center(features, features[:0], 80, order)
+    assert distances[19] > 0.1
+    assert distances[20:].max() == 0, "a copy is not at a distance of rounding"
     for rows in (
-        k_center(features, features[:0], 80, order)[0],
+        centers,
         badge(probs, features, 80, order, 0)[0],
         medoids(features, 20, order, 0)[0],
     ):

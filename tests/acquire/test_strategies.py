@@ -73,7 +73,7 @@ def test_labeled_and_excluded_images_are_never_picked_and_rows_are_those_of_the_
 
 @every
 def test_shuffled_rows_give_the_same_images_in_the_same_order(strategy: Strategy) -> None:
-    pool, labeled = full_pool(N), some_labeled()
+    pool, labeled = full_pool(N), some_labeled(60)
     rows = torch.randperm(N, generator=generator(8))
     turned = pool.rows(rows)
     backwards = Labeled(labeled.ids[::-1], labeled.features.flip(0), labeled.labels.flip(0))  # type: ignore[union-attr]
