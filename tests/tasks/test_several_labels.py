@@ -172,7 +172,7 @@ def test_ask_fills_a_column_of_sets(run: Path, tmp_path: Path) -> None:
     asked = ask(run, more, 3, "entropy", tmp_path / "ask.csv")
     with (tmp_path / "ask.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["rank", "id", "path", "score", "labels"]
+    assert list(rows[0]) == ["rank", "id", "path", "score", "reason", "control", "round", "labels"]
     assert asked["n"] == 3
     opened = eke.load(run)
     images = open_images(more)
