@@ -17,12 +17,15 @@ from eke.tasks.descriptors import SCALES, describe, scale_layers
 NAMES = SCALES["L90"]
 
 
+def build_lenet(size: int) -> Network:
+    options = ModelOptions(name="lenet")
+    network = build_network(options, n_classes=10, channels=1, size=(size, size), mean=(0.3,), std=(0.2,), seed=1)
+    return network.eval()
+
+
 @pytest.fixture(scope="module")
 def lenet() -> Network:
-    network = build_network(
-        ModelOptions(name="lenet"), n_classes=10, channels=1, size=(20, 20), mean=(0.3,), std=(0.2,), seed=1
-    )
-    return network.eval()
+    return build_lenet(20)
 
 
 @pytest.fixture(scope="module")
@@ -160,5 +163,7 @@ def test_what_cannot_be_described_is_refused(lenet: Network, pixels: Tensor) -> 
         scale_layers(lenet, "block9", (20, 20))
     with pytest.raises(ConfigError, match="no layer 'block3'"):
         scale_layers(lenet, "L384", (20, 20))
+    with pytest.raises(ConfigError, match="'block2' has no map of more than one place at 16 x 16 pixels"):
+        scale_layers(build_lenet(16), "L90", (16, 16))
     with pytest.raises(ConfigError, match="no attention 'gradd'"):
         look(lenet, pixels, "gradd")

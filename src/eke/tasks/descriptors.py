@@ -63,9 +63,15 @@ def scale_layers(network: Network, scale: str | None, size: tuple[int, int]) -> 
     known = (*layers(network, size), EMBEDDING, LOGITS)
     wanted = SCALES.get(scale, tuple(name.strip() for name in scale.split(",")))
     for name in wanted:
-        if name not in known:
-            hint = did_you_mean(name, [*SCALES, *known])
-            raise ConfigError(f"The network has no layer {name!r} to describe images by. {hint}")
+        if name in known:
+            continue
+        if name in dict(network.body.named_modules()):
+            raise ConfigError(
+                f"Layer {name!r} has no map of more than one place at {size[0]} x {size[1]} pixels. "
+                "Train on larger images (data.size), or name another layer."
+            )
+        hint = did_you_mean(name, [*SCALES, *known])
+        raise ConfigError(f"The network has no layer {name!r} to describe images by. {hint}")
     return wanted
 
 
