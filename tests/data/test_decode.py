@@ -180,3 +180,14 @@ def test_an_image_of_the_right_size_is_untouched() -> None:
         pixels, affine = fit(image, (9, 11), how)
         np.testing.assert_array_equal(pixels, image.transpose(2, 0, 1))
         np.testing.assert_array_equal(affine, [[1, 0, 0], [0, 1, 0]])
+
+
+@pytest.mark.parametrize("side", [49, 98, 103, 107, 196])
+def test_a_side_that_fits_is_kept_whole_although_its_scale_is_rounded(side: int) -> None:
+    """8 / (8 / 49) is more than 49: the part that is kept would begin before the image."""
+    assert 8 / (8 / side) > side
+    image = noise(1, (side + 11, side))
+    tall, affine = fit(image, (8, 8), "crop")
+    wide, turned = fit(image.transpose(1, 0, 2), (8, 8), "crop")
+    assert affine[0].tolist() == turned[1, [1, 0, 2]].tolist() == pytest.approx([8 / side, 0, 0])
+    np.testing.assert_allclose(tall, wide.transpose(0, 2, 1), atol=1)  # Pillow rounds after each of both directions

@@ -229,5 +229,5 @@ def test_the_order_of_objects_is_no_conflict_of_equal_images(tmp_path: Path) -> 
 
 def test_other_files_among_the_images_are_passed_over(tmp_path: Path) -> None:
     root = write_voc(tmp_path, {"a": [CAR], "b": [CAT]})
-    (root / "JPEGImages" / "Thumbs.db").write_bytes(b"no image")
+    (root / "JPEGImages" / "notes.txt").write_text("no image", encoding="utf-8")
     assert open_images(root).paths == ("JPEGImages/a.jpg", "JPEGImages/b.jpg")

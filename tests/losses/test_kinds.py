@@ -120,3 +120,18 @@ def test_losses_of_logits_in_half_precision_are_in_single_precision(kind: LabelK
     assert loss.dtype == torch.float32
     wanted = kind.cross_entropy(half.double(), target.double() if soft else target)
     assert float(loss) == pytest.approx(float(wanted), rel=1e-6)
+
+
+def test_a_confidence_of_exactly_the_threshold_is_trusted() -> None:
+    label, mask = YES_OR_NO.confident_pseudo_label(torch.zeros(1, K), 0.5)
+    assert (label.tolist(), mask.tolist()) == ([[1] * K], [[1.0] * K])
+    _, mask = ONE.confident_pseudo_label(torch.zeros(2, 4), 0.25)
+    assert mask.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("kind", [ONE, YES_OR_NO, IN_SHARES], ids=lambda kind: kind.name)
+def test_a_guess_has_no_gradient(kind: LabelKind) -> None:
+    logits, _, _ = drawn()
+    label, confidence = kind.guess(kind.probabilities(logits.requires_grad_()))
+    assert label.dtype == torch.int64
+    assert not confidence.requires_grad

@@ -57,6 +57,8 @@ def test_lines_are_thicker_on_larger_images_by_their_longer_side():
     thin = draw_boxes(np.zeros((224, 224, 3), np.uint8), [(0, 0, 1, 50), (100, 0, 150, 1)])
     assert not marked(thin)[:, -10:].any(), "what is thinner than its line does not wrap around"
     assert not marked(thin)[-10:].any()
+    inner = draw_boxes(np.zeros((224, 224, 3), np.uint8), [(100, 80, 101, 81)])
+    assert np.argwhere(marked(inner)).min(0).tolist() == [80, 100], "nor does it begin before its box"
 
 
 def test_a_gray_image_becomes_a_colored_one_and_the_original_is_untouched():

@@ -7,12 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from eke.data.cache import ResidentPixels
+from eke.data.images import Box
 from eke.engine.journal import RunFolder
+from eke.models.backbones import from_module
+from eke.report.boxes import draw_boxes
 from eke.report.page import Picture
+from eke.report.pictures import picture_of
 from eke.tasks import box_report as module
+from eke.tasks.attention_maps import attention_maps
 from eke.tasks.box_report import N_CHANGED, N_DRAWN, box_report
 from eke.tasks.localize import Located
+from eke.tasks.prepare import Part
+from eke.tasks.side_by_side import heat
 
 CLASSES = ("cat", "dog")
 N = 40
@@ -167,3 +176,30 @@ def test_without_boxes_there_is_no_report_and_without_missed_pairs_no_figure(
     report = box_report({"boxes": {"test": measured(0.3, missed=False)}, "baseline": None}, [run], material, "test")
     assert report is not None
     assert report.missed is None
+
+
+def test_each_picture_has_the_boxes_of_its_own_class_where_the_image_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU())
+    network = from_module(body, 2, size=(24, 24)).eval()
+    card = SimpleNamespace(classes=CLASSES)
+    monkeypatch.setattr(module, "load_classifier", lambda path, device: (network, card))
+    pixels = torch.randint(0, 200, (2, 3, 24, 24), dtype=torch.uint8)
+    boxes = ((Box("cat", 1, 2, 9, 12), Box("dog", 10, 10, 20, 22)), (Box("dog", 3, 3, 7, 8),))
+    images: Any = SimpleNamespace(paths=["a.jpg", "b.jpg"], boxes=boxes)
+    affine = torch.tensor([[1.0, 0, 2], [0, 1, -1]]).repeat(2, 1, 1)  # two to the right, one up
+    part = Part(images, ResidentPixels(pixels), [0, 1], affine)
+    pairs = [(0, 1, (12, 9, 22, 21)), (1, 1, (5, 2, 9, 7)), (0, 0, (3, 1, 11, 11))]
+    rows, labels = [row for row, _, _ in pairs], [label for _, label, _ in pairs]
+    shown = module._pictures(Path("run"), part, rows, labels, "0", np.array([0.25, 0.5, 0.75]))
+    probs = network(pixels.float() / 255).logits.softmax(1).detach()
+    maps = attention_maps(network, pixels[rows], torch.tensor(labels), ("gradcam", "guided"), ("0",)).values()
+    for i, ((row, label, box), pictures) in enumerate(zip(pairs, shown, strict=True)):
+        plain = [picture_of(pixels[row]), *(heat(pixels[row], each[i]) for each in maps)]
+        assert [picture.image.shape[0] for picture in pictures] == [24, 144, 144]
+        for picture, image in zip(pictures, plain, strict=True):
+            assert (picture.image == draw_boxes(image, [box], len(image) // 24)).all()
+        first, second, third = (picture.lines for picture in pictures)
+        assert first == (f"{CLASSES[label]}: {100 * float(probs[row, label]):.1f} %",)
+        assert second == ("gradcam", f"overlap {25 * (i + 1)}.0 %")
+        assert third == ("guided",)
