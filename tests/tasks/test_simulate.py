@@ -106,6 +106,19 @@ def test_imbalance_counts_are_exact_and_validation_and_test_stay(tmp_path: Path)
         assert data.identity != even.identity
 
 
+def test_first_batches_hold_as_many_rare_images_as_chance_would(tmp_path: Path) -> None:
+    """Whatever was drawn before: the pool out of all images, and the rare ones out of the pool."""
+    for n_pool in (None, 600):
+        plan = SimulationPlan("digits", None, 100, imbalance=10.0, n_val=40, n_pool=n_pool)
+        data = build_simulation(plan, tmp_path, range(8), silent)
+        truth = {row.path: row.label for row in read_known(data.truth)}
+        rare = np.array([truth[path] >= "5" for path in truth])
+        counts = [sum(truth[path] >= "5" for path in paths(data.labels[seed])) for seed in range(8)]
+        spread = np.sqrt(100 * rare.mean() * (1 - rare.mean()))
+        assert np.abs(np.array(counts) - 100 * rare.mean()).max() < 4 * spread
+        assert len({*counts}) > 1
+
+
 def test_numbers_that_are_named_are_kept_exactly(tmp_path: Path) -> None:
     data = build(tmp_path, n_pool=200, n_test=50, size=16)
     pool = open_images(data.source)

@@ -58,8 +58,8 @@ def _bench(scale: Scale, data: Path | None) -> EbaBench:
     train, test = (str(data / f"{name}-{part}.parquet") for part in ("train", "test"))
     if scale == "cpu":
         plan = SimulationPlan(train, test, 250, n_val=500, n_pool=4_000, n_test=2_000)
-        text = "CIFAR-10; cnn8 with dropout; SGD, rate 0.1, a tenth of it after each 86 of 200 steps of 25 images."
-        return EbaBench(plan, RATIOS, STRATEGIES, 2, 8, "cnn8", RATE, lambda n: 200, text)
+        text = "CIFAR-10; cnn8 with dropout; SGD, rate 0.1, a tenth of it after each 171 of 400 steps of 25 images."
+        return EbaBench(plan, RATIOS, STRATEGIES, 2, 8, "cnn8", RATE, lambda n: 400, text)
     plan = SimulationPlan(train, test, 2_500, n_val=104_388, n_pool=500_000)
     text = "SVHN; cnn8 with dropout; SGD, 35 epochs of batches of 25, rate 0.1, a tenth of it after each 15."
     return EbaBench(plan, (1.0, 10.0, 100.0), STRATEGIES, 9, 128, "cnn8", RATE, epochs(35), text)

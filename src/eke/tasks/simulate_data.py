@@ -5,7 +5,7 @@ The validation images lie in the pool's file with their labels, so that all clas
 first batch has none; they are nobody's to ask for.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from eke.tasks.prepare import open_cache, working_form
 
 HOLDOUT_RATE = 0.2
 """Of the images, where none are test images."""
+FORM = 2
+"""Raised whenever a plan gives other files than before, so that old ones are not taken for them."""
 VAL_RATE, MAX_VAL = 0.1, 1000
 """Of the other images, where no number is named."""
 
@@ -77,7 +79,7 @@ def build_simulation(plan: SimulationPlan, folder: Path, seeds: Iterable[int], p
         ConfigError: the images have several labels each, or a number cannot be had.
         DataError: images or labels cannot be used.
     """
-    named = {**asdict(plan), "source": _located(plan.source), "test": plan.test and _located(plan.test)}
+    named = {**asdict(plan), "form": FORM, "source": _located(plan.source), "test": plan.test and _located(plan.test)}
     home = folder / f"{Path(plan.source).name.split('.')[0]}-{fingerprint(named)[:8]}"
     files = {name: home / name for name in ("pool.npz", "test.npz", "truth.csv")}
     with locked(home.with_suffix(".lock")):
@@ -87,7 +89,7 @@ def build_simulation(plan: SimulationPlan, folder: Path, seeds: Iterable[int], p
         labels = {seed: home / f"labels-{seed}.csv" for seed in seeds}
         for seed, file in labels.items():
             if not file.exists():
-                order = np.argsort(order_of([known.key for known in truth], seed))
+                order = np.argsort(_ranks("first", [known.key for known in truth], seed))
                 said = mistaken(truth, plan.noise, seed)
                 write_known(file, [said[row] for row in order[: plan.batch]])
     return TableData(
@@ -124,11 +126,11 @@ def _build(plan: SimulationPlan, files: dict[str, Path], progress: Progress) -> 
     joined = np.concatenate([pool, validation])  # one cache for every imbalance
     decoded = pixels(images, joined)
     pooled, validating, testing = decoded[: len(pool)], decoded[len(pool) :], pixels(measured, test)
-    ranks = order_of([images.ids[row] for row in pool], 0)
+    ranks = _ranks("rare", [images.ids[row] for row in pool])
     kept = kept_rows(images.labels[pool], ranks, pooled.mean((1, 2, 3)), plan.imbalance, plan.distortion)
     pooled = pooled[kept]
     if plan.distortion == "perturbed":
-        pooled = perturb(pooled, order_of([images.ids[row] for row in pool[kept]], 1))
+        pooled = perturb(pooled, _ranks("perturbed", [images.ids[row] for row in pool[kept]]))
     words = np.array(images.classes)
     seen = {content_id(image) for image in (*validating, *testing)}  # equal at this size, though not as files
     fresh = []
@@ -166,7 +168,7 @@ def _divide(
     def some(from_: ImageSet, ids: tuple[str, ...], wanted: int | None) -> NDArray[np.int64]:
         """Take so many, in proportion to the classes."""
         rows = from_.positions(ids)
-        parts = by_class(rows, from_.labels, order_of(from_.ids, 0), n_classes)
+        parts = by_class(rows, from_.labels, _ranks("part", from_.ids), n_classes)
         sizes = np.array([len(part) for part in parts])
         if wanted is None or wanted >= len(rows):
             return np.sort(rows)
@@ -182,6 +184,15 @@ def _divide(
     if missing := set(range(n_classes)) - set(images.labels[validation].tolist()):
         raise DataError(f"No validation image of {images.classes[min(missing)]!r}: give more by --val.")
     return pool, validation, some(measured, split.test, plan.n_test)
+
+
+def _ranks(purpose: str, ids: Sequence[str], seed: int = 0) -> NDArray[np.int64]:
+    """Draw an order that says nothing of the orders drawn for other purposes.
+
+    In one order for all, the images that are kept of a rare class would be those that come first, and so the first
+    batch would hold them all.
+    """
+    return order_of([f"{purpose}/{name}" for name in ids], seed)
 
 
 def _save(path: Path, **arrays: Any) -> None:
