@@ -8,8 +8,8 @@ BADGE 0.4 s a pick, both under 3 GB; the similarity of explanation-based attenti
 384 numbers each, at 60 % or more of the rate of a bare matrix product. That rate is measured in the same process, on
 blocks of the same shape that take turns with the whole. Random numbers: speed does not depend on what they show.
 
-BADGE reads 800 probabilities and 512 features of each image. In float32 these are 2.6 GB of the 3; in float16, which
-`--half` takes, 1.3 GB, but each pick widens them block by block.
+Types are those that `eke ask` keeps: probabilities and descriptors float32, features float16, which are widened block
+by block. The 800 probabilities and 512 features of each image then take 2.1 GB of the 3.
 """
 
 import argparse
@@ -54,20 +54,20 @@ def seconds_per_pick(choose, n_picks):
     return {"seconds_per_pick": (times[1] - times[0]) / n_picks, "seconds_before": times[0]}
 
 
-def run_k_center(given, dtype):
-    features, order = random_rows(given.images, given.features, dtype, 0), torch.randperm(given.images)
+def run_k_center(given):
+    features, order = random_rows(given.images, given.features, torch.float16, 0), torch.randperm(given.images)
     return seconds_per_pick(lambda n: k_center(features, features[:0], n, order), given.picks)
 
 
-def run_badge(given, dtype):
-    features, order = random_rows(given.images, given.features, dtype, 0), torch.randperm(given.images)
-    probs = random_rows(given.images, given.classes, dtype, 1, positive=True)
+def run_badge(given):
+    features, order = random_rows(given.images, given.features, torch.float16, 0), torch.randperm(given.images)
+    probs = random_rows(given.images, given.classes, torch.float32, 1, positive=True)
     return seconds_per_pick(lambda n: badge(probs, features, n, order, 0), given.picks)
 
 
-def run_eba(given, dtype):
-    pool = Sides(*(random_rows(given.images, given.descriptors, dtype, seed) for seed in (0, 1)))
-    mistakes = Sides(*(random_rows(given.mistakes, given.descriptors, dtype, seed) for seed in (2, 3)))
+def run_eba(given):
+    pool = Sides(*(random_rows(given.images, given.descriptors, torch.float32, seed) for seed in (0, 1)))
+    mistakes = Sides(*(random_rows(given.mistakes, given.descriptors, torch.float32, seed) for seed in (2, 3)))
     order = torch.randperm(given.images)
     products = 2 * given.mistakes * given.descriptors * 2  # per image, in both factors of R
     block, n = pool.unit(slice(0, BLOCK_POOL)), min(BLOCK_POOL, given.images)
@@ -95,7 +95,6 @@ def main():
     for name in FULL:
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--half", action="store_true", help="probabilities, features and descriptors as float16")
     parser.add_argument("--part", choices=PARTS, help="one part, in this process")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -104,7 +103,7 @@ def main():
             setattr(given, name, size)
     torch.set_num_threads(given.threads)
     if given.part:
-        found = globals()[f"run_{given.part}"](given, torch.float16 if given.half else torch.float32)
+        found = globals()[f"run_{given.part}"](given)
         print(json.dumps({**found, "peak_gb": peak_gb()}))
         return
 

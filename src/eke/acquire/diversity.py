@@ -13,6 +13,8 @@ Deviations:
    an image that differs. Once every image left is such a copy, images are taken in random order.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,18 +26,29 @@ ROUNDING = 1e-6
 """Squared distances below this share of the squared lengths are rounding: float32 has 6e-8, times a long sum."""
 
 
+def in_blocks(compute: Callable[[slice], Tensor], like: Tensor) -> Tensor:
+    """Return (N,) numbers of the rows of a matrix, in float32 or wider, of which a block is computed at once.
+
+    They are written to one vector that is there before the first block: small results that stay between large ones that
+    go would keep the memory of each.
+    """
+    found = wide(like.new_empty(len(like)))
+    for start in range(0, len(like), BLOCK):
+        part = slice(start, start + BLOCK)
+        found[part] = compute(part)
+    return found
+
+
 def times(matrix: Tensor, vector: Tensor) -> Tensor:
     """Return (N,) matrix @ vector in float32 or wider, without a wide copy of the matrix."""
     if matrix.dtype == vector.dtype:
         return matrix @ vector
-    return torch.cat([block.to(vector) @ vector for block in matrix.split(BLOCK)])
+    return in_blocks(lambda part: matrix[part].to(vector) @ vector, matrix)
 
 
 def squared_lengths(matrix: Tensor) -> Tensor:
     """Return (N,) squared row lengths in float32 or wider."""
-    return (
-        torch.cat([wide(block).square().sum(1) for block in matrix.split(BLOCK)]) if len(matrix) else wide(matrix[:, 0])
-    )
+    return in_blocks(lambda part: wide(matrix[part]).square().sum(1), matrix)
 
 
 def wide(x: Tensor) -> Tensor:
@@ -115,12 +128,7 @@ def badge(probs: Tensor, features: Tensor, k: int, order: Tensor, seed: int) -> 
     predicted = probs.argmax(1)
     confidence = probs.gather(1, predicted[:, None])[:, 0]
     # ||p - onehot||^2 without the difference of large numbers: the other classes, and 1 - p of the predicted one
-    rest = torch.cat(
-        [
-            wide(block).scatter(1, at[:, None], 0).square().sum(1)
-            for block, at in zip(probs.split(BLOCK), predicted.split(BLOCK), strict=True)
-        ]
-    )
+    rest = in_blocks(lambda part: wide(probs[part]).scatter(1, predicted[part, None], 0).square().sum(1), probs)
     lengths = (rest + (1 - wide(confidence)).square()) * squared_lengths(features)
     tolerance = ROUNDING * float(lengths.max())
     nearest = torch.full_like(lengths, torch.inf)

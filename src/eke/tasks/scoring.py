@@ -78,13 +78,12 @@ def score(
             if len(left) == len(waiting):
                 time.sleep(WAIT_SECONDS)
             waiting = left
-    parts = [_read(file) for file in files]
-    places = torch.tensor([place for shard in shards for place in shard], dtype=torch.int64)
-    found = {}
-    for name in (parts[0] if parts else None) or {}:
-        joined = torch.cat([torch.from_numpy(part[name]) for part in parts if part is not None])
-        found[name] = torch.empty_like(joined)
-        found[name][places] = joined
+    found: dict[str, Tensor] = {}
+    for shard, file in zip(shards, files, strict=True):
+        for name, values in (_read(file) or {}).items():
+            if name not in found:
+                found[name] = torch.empty(len(rows), *values.shape[1:], dtype=torch.from_numpy(values).dtype)
+            found[name][shard] = torch.from_numpy(values)
     return found
 
 
