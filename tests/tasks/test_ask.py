@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from eke.acquire.cold_start import typiclust
+from eke.acquire.sampling import seeded_order
 from eke.acquire.scores import random_scores
 from eke.data.label_events import Event
 from eke.data.label_store import LabelStore
@@ -21,6 +23,8 @@ from eke.tasks.ask import gives_label, pool_rows, render
 from eke.tasks.asked_strategy import choose_by_regime
 from eke.tasks.evaluate import predict_source
 from eke.tasks.fit import fit
+from eke.tasks.options import resolve_pretrain
+from eke.tasks.pretrain import pretrain
 
 from .conftest import digit_options
 
@@ -198,14 +202,39 @@ def test_dropped_images_are_not_asked_for(run: Path, partly: Path, tmp_path: Pat
     assert not {row["id"] for row in rows_of(tmp_path / "b.csv")} & set(dropped)
 
 
-def test_a_run_without_classes_is_refused_with_a_remedy(run: Path, partly: Path, tmp_path: Path) -> None:
-    network, card = load_model(run / "model", CPU)
-    network.head = torch.nn.Identity()
-    save_model(tmp_path / "bare" / "model", network, card.model_copy(update={"classes": ()}))
-    copy_records(run, tmp_path / "bare")
-    with pytest.raises(ConfigError, match=r"without labels.*eke fit .*partly.npz --init .*bare"):
-        ask(tmp_path / "bare", str(partly), 5, "entropy", tmp_path / "ask.csv")
+def test_the_first_labels_are_asked_for_by_a_network_that_was_trained_without_any(tmp_path: Path) -> None:
+    source = write_digits(tmp_path / "unlabeled.npz", 0)
+    given = {
+        "source": str(source),
+        "steps": 6,
+        "views": {"view_1": "simclr-noflip", "view_2": "simclr-noflip"},
+        "model": {"name": "small"},
+        "batch": {"size": 16},
+    }
+    bare = tmp_path / "bare"
+    pretrain(resolve_pretrain("simclr", given), bare)
+    with pytest.raises(ConfigError, match=r"entropy needs a classifier.*typiclust.*--init .*bare --labels .*ask.csv"):
+        ask(bare, str(source), 5, "entropy", tmp_path / "ask.csv")
     assert not (tmp_path / "ask.csv").exists()
+    for strategy in ("auto", "k_center", "k_means", "random"):
+        result = ask(bare, str(source), 30, strategy, tmp_path / f"{strategy}.csv", control_rate=0.2)
+        assert len(rows_of(tmp_path / f"{strategy}.csv")) == 30
+        assert result["strategy"] == ("typiclust" if strategy == "auto" else strategy)
+    assert f"--init {bare}" in render(result)
+    images = open_images(source)
+    network, _ = load_model(bare / "model", CPU)
+    pixels = torch.stack([torch.from_numpy(np.asarray(images.read(i)))[None] for i in range(len(images))])
+    with torch.no_grad():
+        embeddings = network(pixels.float() / 255).embedding.half()
+    rows, _, _ = typiclust(embeddings, embeddings[:0], 30, seeded_order(images.ids, 0), 0)
+    ask(bare, str(source), 30, "typiclust", tmp_path / "all.csv")
+    assert [row["id"] for row in rows_of(tmp_path / "all.csv")] == [images.ids[row] for row in rows.tolist()]
+    fill(tmp_path / "auto.csv", empty=-1)
+    answered = tmp_path / "answered"
+    files = (str(tmp_path / "auto.csv"),)
+    fit(digit_options("supervised", source=str(source), labels=files, init=str(bare), data={}), answered)
+    split = load_split(answered / "split.json")
+    assert (len(split.labeled), len(split.validation)) == (24, 6)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +398,7 @@ def test_passes_with_dropout_need_dropout(run: Path, partly: Path, tmp_path: Pat
 
 def test_only_mistakes_are_resembled(run: Path, partly: Path, tmp_path: Path) -> None:
     """The pick of each mistake's nearest image, by descriptors alone, is found by brute force."""
-    ask(run, str(partly), 1, "eba:none", tmp_path / "ask.csv")
+    result = ask(run, str(partly), 1, "eba:none", tmp_path / "ask.csv")
     network, _ = load_model(run / "model", CPU)
     images = open_images(partly)
     split = load_split(run / "split.json")
@@ -387,6 +416,10 @@ def test_only_mistakes_are_resembled(run: Path, partly: Path, tmp_path: Path) ->
     best = {row: float((unit[wrong] @ unit[row]).max()) for row in pool}
     (picked,) = rows_of(tmp_path / "ask.csv")
     assert float(picked["score"]) == pytest.approx(best[images.ids.index(picked["id"])], abs=1e-4)
+    center, place = unit[wrong].mean(0), images.ids.index(picked["id"])
+    assert result["discrepancy"]["picked"] == pytest.approx(float((unit[place] - center).square().sum()), abs=1e-4)
+    assert result["discrepancy"]["pool"] == pytest.approx(float((unit[pool].mean(0) - center).square().sum()), abs=1e-4)
+    assert "Discrepancy (MMD²)" in render(result)
 
 
 @pytest.mark.parametrize(
@@ -406,6 +439,7 @@ def test_a_strategy_that_there_is_not(run: Path, partly: Path, tmp_path: Path, s
 
 
 def test_the_regime_chooses() -> None:
+    assert choose_by_regime(0, 0, 10, several=False)[0].name == "typiclust"
     chosen = {
         regime: choose_by_regime(*regime, several=False)[0].name
         for regime in ((50, 10, 100), (199, 10, 5000), (500, 10, 100))

@@ -1,18 +1,14 @@
 """`eke ask`: which images to label next, as a label file to fill in, with the reasons and a sheet that shows them."""
 
-import csv
 import shlex
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eke.acquire.contract import Candidates, Labeled, Pick, Strategy
-from eke.acquire.eba import Mistakes, eba
-from eke.acquire.strategies import STRATEGIES
+from eke.acquire.contract import Pick
 from eke.config import fingerprint
 from eke.data.images import ImageSet
 from eke.data.label_events import Batch, Event
@@ -23,17 +19,14 @@ from eke.engine.journal import RunFolder, describe_environment
 from eke.engine.model_files import WEIGHTS, load_model
 from eke.engine.processes import choose_device
 from eke.errors import ConfigError, DataError
-from eke.files import write_atomic, write_json
+from eke.files import write_json
 from eke.progress import Progress, silent
-from eke.randomness import mixed_seed
-from eke.tasks.asked_strategy import Asked, choose_by_regime, read_strategy
-from eke.tasks.candidates import Attention, Pool, gather, labeled_features, mistakes_of
+from eke.tasks.asked_strategy import choose_by_regime, read_strategy
+from eke.tasks.candidates import Pool
+from eke.tasks.choosing import Chosen, choose
 from eke.tasks.prepare import open_pixels
+from eke.tasks.question_file import is_question_file, write_questions
 from eke.tasks.question_sheet import write_sheet_of_picks
-
-COLUMNS = ("rank", "id", "path", "score", "reason", "control", "round")
-"""Before the empty column `label`, or `labels` where images may have several."""
-CONTROL_REASON = "control: drawn at random from all images, to measure by"
 
 
 def ask(
@@ -59,7 +52,8 @@ def ask(
     ignored, and a note says so.
 
     Args:
-        run: a finished run folder with a class head.
+        run: a finished run folder. One that was trained without labels can be asked for the first ones, by a strategy
+            that looks at embeddings alone.
         source: the images to choose from, usually those of the run.
         n: images to ask for, at least 1. Where fewer are left, all of them are taken, and a note says so.
         strategy: what `read_strategy` reads, or "auto".
@@ -80,7 +74,8 @@ def ask(
         next fit: those of the run and this one.
 
     Raises:
-        ConfigError: a number or `strategy` is not possible, `out` exists, or the run has no class head.
+        ConfigError: a number or `strategy` is not possible, `out` exists, or the strategy needs a class head that the
+            run lacks.
         CheckpointError: the run is not finished or its files are damaged.
         DataError: the source cannot be read, or no image is left to ask for.
     """
@@ -93,10 +88,11 @@ def ask(
         raise ConfigError(f"{out} exists and may hold labels. Name another file with --out.")
     folder, device = RunFolder(run), choose_device("auto")
     network, card = load_model(folder.model, device)
-    if not card.classes:
+    if not card.classes and asked is not None and not asked.needs <= {"features"}:
         raise ConfigError(
-            f"{run} was trained without labels and has no classes to be undecided about. Train a classifier from it "
-            f"with `eke fit {source} --init {run}` and ask that run."
+            f"{asked.spelled} needs a classifier, and {run} was trained without labels. Ask for the first labels with "
+            "typiclust, k_center, k_means or random, and train on them: "
+            f"eke fit {source} --init {run} --labels {out}."
         )
     split = load_split(folder.split)
     images, cache, readable, problems = open_pixels(source, card, progress)
@@ -124,19 +120,18 @@ def ask(
         asked, why = choose_by_regime(n_labels, len(card.classes), n, several=card.several)
         notes.append(why)
     pool = Pool(run, network, card, images, cache.resident(device), rows, progress)
-    picks, controls, mistakes = _choose(
-        pool, asked, [*split.labeled, *split.validation], n, seed, control_rate, n_passes
-    )
+    chosen = choose(pool, asked, [*split.labeled, *split.validation], n, seed, control_rate, n_passes)
+    picks = [(rows[pick.row], pick) for pick in chosen.picks]
     options = folder.read(folder.config)
-    number = 1 + sum(_is_question_file(Path(file)) for file in options["labels"])
+    number = 1 + sum(is_question_file(Path(file)) for file in options["labels"])
     column = "labels" if card.several else "label"
-    write_questions(out, images, [(rows[pick.row], pick) for pick in picks], controls, number, column)
+    write_questions(out, images, picks, chosen.controls, number, column)
 
     if labels_ignored:
         notes.append(f"{source} labels every image already. Its labels are ignored, as if they were hidden.")
     if len(picks) < n:
         notes.append(f"{n:,} images were asked for, but only {len(picks):,} are left: all of them are listed.")
-    if asked.attention is not None and mistakes is not None and not mistakes.ids:
+    if chosen.mistakes is not None and not chosen.mistakes.mistakes.ids:
         notes.append("The run has no validation image that it gets wrong, so that nothing can be resembled.")
     result = {
         "run": str(run),
@@ -145,7 +140,7 @@ def ask(
         "sentence": asked.sentence,
         "seed": seed,
         "n": len(picks),
-        "n_control": len(controls),
+        "n_control": len(chosen.controls),
         "round": number,
         "n_pool": len(rows),
         "n_images": len(readable),
@@ -155,58 +150,27 @@ def ask(
         "label_files": [*options["labels"], str(out)],
         "out": str(out),
         "column": column,
+        "discrepancy": chosen.discrepancies(),
+        "init": None if card.classes else str(run),
     }
     if answers is not None:
-        _note(
-            answers, run, asked.spelled, seed, number, [(images.ids[rows[pick.row]], pick) for pick in picks], controls
-        )
-    write_json(out.with_suffix(".json"), {**result, **_provenance(run, pool, picks, controls, n_passes, control_rate)})
+        _note(answers, result, [(images.ids[row], pick) for row, pick in picks], chosen.controls)
+    write_json(out.with_suffix(".json"), {**result, **_provenance(run, pool, chosen, n_passes, control_rate)})
     if sheet:
-        chosen = [(rows[pick.row], pick) for pick in picks]
-        result["sheet"] = str(write_sheet_of_picks(out.with_suffix(".html"), pool, asked, chosen, controls, n_passes))
+        result["sheet"] = str(write_sheet_of_picks(out.with_suffix(".html"), pool, asked, chosen))
     return result
 
 
-def _choose(
-    pool: Pool, asked: Asked, labeled_ids: Sequence[str], n: int, seed: int, control_rate: float, n_passes: int
-) -> tuple[list[Pick], set[str], Mistakes | None]:
-    """Draw the control images from the whole pool, then let the strategy choose from the others.
-
-    Returns:
-        Picks with rows of the pool, the strategy's first; the ids that are controls; and the mistakes of attention.
-    """
-    ids = [pool.images.ids[row] for row in pool.rows]
-    plain = Candidates(ids, several=pool.card.several)
-    n_control = round(control_rate * min(n, len(ids)))
-    drawn = STRATEGIES["random"].select(plain, Labeled(), n_control, mixed_seed(seed, 0, "ask/control") % 2**31)
-    controls = {ids[pick.row] for pick in drawn}
-    mistakes = None
-    attention = None
-    if asked.attention is not None:
-        form, scale, oracle = asked.attention
-        attention = Attention(form, scale, n_passes, oracle)
-        mistakes = mistakes_of(pool, attention)[0]
-        strategy: Strategy = eba(mistakes)
-    else:
-        strategy = STRATEGIES[asked.name]
-    candidates = gather(pool, strategy.needs, n_passes, seed, attention)
-    labeled = labeled_features(pool, labeled_ids) if "features" in strategy.needs else Labeled()
-    chosen = strategy.select(replace(candidates, excluded=controls), labeled, n - n_control, seed)
-    return [*chosen, *(pick._replace(reason=CONTROL_REASON) for pick in drawn)], controls, mistakes
-
-
-def _note(
-    store: LabelStore,
-    run: Path,
-    strategy: str,
-    seed: int,
-    number: int,
-    picks: Sequence[tuple[str, Pick]],
-    controls: set[str],
-) -> None:
+def _note(store: LabelStore, result: Mapping[str, Any], picks: Sequence[tuple[str, Pick]], controls: set[str]) -> None:
     """Keep the questions, each with its reason, as one batch."""
-    asked = {"strategy": strategy, "seed": seed, "round": number, "ids": [name for name, _ in picks]}
-    batch = Batch(fingerprint(asked), strategy, seed, number, str(run))
+    run, number = result["run"], result["round"]
+    asked = {
+        "strategy": result["strategy"],
+        "seed": result["seed"],
+        "round": number,
+        "ids": [name for name, _ in picks],
+    }
+    batch = Batch(fingerprint(asked), result["strategy"], result["seed"], number, run)
     questions = [
         Event(
             who="eke ask",
@@ -216,7 +180,7 @@ def _note(
             reason=pick.reason,
             score=pick.score,
             control=name in controls,
-            model=str(run),
+            model=run,
             batch=batch.id,
             key=f"{batch.id}/{name}",
         )
@@ -225,20 +189,9 @@ def _note(
     store.append(questions, batch)
 
 
-def _is_question_file(file: Path) -> bool:
-    """Tell whether a label file was written here: it has a column `control`."""
-    try:
-        with file.open(encoding="utf-8", errors="replace") as opened:
-            return "control" in opened.readline().strip().split(",")
-    except OSError:
-        return False
-
-
-def _provenance(
-    run: Path, pool: Pool, picks: Sequence[Pick], controls: set[str], n_passes: int, control_rate: float
-) -> dict[str, Any]:
+def _provenance(run: Path, pool: Pool, chosen: Chosen, n_passes: int, control_rate: float) -> dict[str, Any]:
     """Return what the choice is a function of, so that it can be repeated, and what was chosen."""
-    ids = [pool.images.ids[row] for row in pool.rows]
+    ids = chosen.candidates.ids
     return {
         "weights": blake2b((run / "model" / WEIGHTS).read_bytes(), digest_size=16).hexdigest(),
         "pool": blake2b("\n".join(sorted(ids)).encode(), digest_size=16).hexdigest(),
@@ -246,8 +199,13 @@ def _provenance(
         "control_rate": control_rate,
         "environment": describe_environment(pool.network.mean.device),
         "picks": [
-            {"id": ids[pick.row], "score": pick.score, "reason": pick.reason, "control": ids[pick.row] in controls}
-            for pick in picks
+            {
+                "id": ids[pick.row],
+                "score": pick.score,
+                "reason": pick.reason,
+                "control": ids[pick.row] in chosen.controls,
+            }
+            for pick in chosen.picks
         ],
     }
 
@@ -277,32 +235,6 @@ def pool_rows(images: ImageSet, readable: list[int], spent: set[str], *, labels_
     ]
 
 
-def write_questions(
-    out: Path, images: ImageSet, picks: Sequence[tuple[int, Pick]], controls: set[str], number: int, column: str
-) -> None:
-    """Write the CSV atomically; `--labels` reads it once its label column is filled in, wholly or partly.
-
-    Args:
-        out: the file.
-        images: of the source.
-        picks: rows of the source, the most wanted first.
-        controls: ids of images that were drawn at random.
-        number: of the round, from 1.
-        column: that is filled in.
-    """
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow([*COLUMNS, column])
-            for rank, (row, pick) in enumerate(picks, 1):
-                control = int(images.ids[row] in controls)
-                cells = [rank, images.ids[row], images.paths[row], f"{pick.score:.6f}", pick.reason, control, number]
-                table.writerow([*cells, ""])
-
-    write_atomic(out, write)
-
-
 def render(result: dict[str, Any]) -> str:
     """Say what was chosen from what, and what to do with the file."""
     lines = [
@@ -311,10 +243,16 @@ def render(result: dict[str, Any]) -> str:
     ]
     if result["n_control"]:
         lines.append(f"{result['n_control']:,} of them are drawn at random, as a control to measure by.")
+    if result["discrepancy"]:
+        picked, pool = result["discrepancy"]["picked"], result["discrepancy"]["pool"]
+        lines.append(
+            f"Discrepancy (MMD²) from the mistakes: {picked:.3g} of what was picked, {pool:.3g} of all images."
+        )
     lines += [f"Note: {note}" for note in result["notes"]]
     if result["problems"]:
         lines.append(f"Set aside: {len(result['problems'])} images or rows (--json names them).")
     files = [word for file in result["label_files"] for word in ("--labels", file)]
-    command = shlex.join(["eke", "fit", result["source"], *files])
+    init = ["--init", result["init"]] if result["init"] else []
+    command = shlex.join(["eke", "fit", result["source"], *init, *files])
     lines += ["", f"Fill in the column {result['column']} of {result['out']}, then: {command}"]
     return "\n".join([*lines, *([f"Why these: {result['sheet']}"] if "sheet" in result else [])])

@@ -29,6 +29,11 @@ class Asked(NamedTuple):
     """Form, scale, and whether it may look at the true classes."""
 
     @property
+    def needs(self) -> frozenset[str]:
+        """What it must know of each image, as `eke.acquire.contract.Strategy.needs`."""
+        return STRATEGIES[self.name].needs if self.name in STRATEGIES else frozenset({"descriptors"})
+
+    @property
     def uses_passes(self) -> bool:
         """Whether the number of passes, or of steps of attention, makes a difference."""
         if self.attention is not None:
@@ -38,7 +43,7 @@ class Asked(NamedTuple):
     @property
     def draws_dropout(self) -> bool:
         """Whether it sends images through the network with dropout on."""
-        return self.name in STRATEGIES and "passes" in STRATEGIES[self.name].needs
+        return "passes" in self.needs
 
 
 def read_strategy(text: str) -> Asked:
@@ -78,12 +83,14 @@ def choose_by_regime(n_labels: int, n_classes: int, n: int, *, several: bool) ->
 
     Args:
         n_labels: that the run spent.
-        n_classes: K.
+        n_classes: K; 0 of a network that was trained without labels.
         n: images to ask for.
         several: whether images may have several labels.
     """
     few = n_labels < PER_CLASS * n_classes
-    if several:
+    if not n_classes:
+        name, why = "typiclust", "with no label yet, the most typical image of each cluster comes first"
+    elif several:
         name, why = (
             "power_entropy",
             "undecided images of several labels are drawn, so that not all are alike",

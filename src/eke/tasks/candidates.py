@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -152,25 +152,33 @@ def _described(pool: Pool, attention: Attention) -> dict[str, Tensor]:
     return pool.score(View(f"eba-{attention.form}", options, compute))
 
 
-def mistakes_of(pool: Pool, attention: Attention) -> tuple[Mistakes, list[tuple[str, int]], Pixels | None]:
+class SeenMistakes(NamedTuple):
+    """Validation images that a run's network gets wrong, to be resembled and to be shown."""
+
+    mistakes: Mistakes
+    places: Sequence[tuple[str, int]]
+    """Path of each, and its row of the pixels."""
+    pixels: Pixels | None
+    """None where nothing is wrong."""
+
+
+def mistakes_of(pool: Pool, attention: Attention) -> SeenMistakes:
     """Describe the run's validation images that its network gets wrong.
 
     An image with several labels is wrong where one of its classes is decided wrongly.
-
-    Returns:
-        The mistakes; path and row of each; and the pixels that the rows speak of.
     """
     folder = RunFolder(pool.run)
     material = prepare(parse(FitOptions, folder.read(folder.config)), pool.network.mean.device, pool.progress)
+    nothing = SeenMistakes(Mistakes((), (), torch.empty(0, 0)), (), None)
     if not material.validation:
-        return Mistakes((), (), torch.empty(0, 0)), [], None
+        return nothing
     predictions = material.predict(pool.network, "validation", pool.card.thresholds, pool.progress)
     wrong = predictions.predicted != predictions.labels
     places = torch.from_numpy(wrong.any(1) if predictions.several else wrong).nonzero()[:, 0].tolist()
     part = material.part("validation")
     rows = [part.rows[place] for place in places]
     if not rows:
-        return Mistakes((), (), torch.empty(0, 0)), [], None
+        return nothing
     names = scale_layers(pool.network, attention.scale, pool.card.size)
     targets = torch.from_numpy(part.images.labels[rows]) if attention.oracle else None
     found = describe(
@@ -182,7 +190,7 @@ def mistakes_of(pool: Pool, attention: Attention) -> tuple[Mistakes, list[tuple[
         found.descriptors,
         found.attention,
     )
-    return mistakes, [(part.images.paths[row], row) for row in rows], part.pixels
+    return SeenMistakes(mistakes, [(part.images.paths[row], row) for row in rows], part.pixels)
 
 
 def labeled_features(pool: Pool, ids: Sequence[str]) -> Labeled:

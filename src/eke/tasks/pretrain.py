@@ -160,4 +160,5 @@ def render(results: dict[str, Any]) -> str:
     lines += [f"Note: {note}" for note in results["notes"]]
     run = results["run"]
     lines += ["", f"Go on with:  eke probe {run} DATA    or    eke fit DATA --init {run}"]
+    lines.append(f"No labels?   eke ask {run} DATA")
     return "\n".join([*lines, "", f"run     {run}", f"report  {results['report']}"])

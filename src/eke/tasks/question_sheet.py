@@ -14,27 +14,24 @@ from eke.report.page import Block, Gallery, Page, Picture, Section, Sheet, Text,
 from eke.report.pictures import Image, picture_of
 from eke.tasks.asked_strategy import Asked
 from eke.tasks.attention_maps import as_input, attention_maps, deepest_layer
-from eke.tasks.candidates import Attention, Pool, gather, mistakes_of
+from eke.tasks.candidates import Pool, SeenMistakes
+from eke.tasks.choosing import Chosen
 from eke.tasks.side_by_side import heat
 
 N_SHOWN, N_COMPARED, N_MISTAKES = 60, 12, 3
 """Images that are shown; of attention, those that are laid beside mistakes, and mistakes beside each."""
 
 
-def write_sheet_of_picks(
-    path: Path, pool: Pool, asked: Asked, picks: Sequence[tuple[int, Pick]], controls: set[str], n_passes: int
-) -> Path:
+def write_sheet_of_picks(path: Path, pool: Pool, asked: Asked, chosen: Chosen) -> Path:
     """Write the page and return its path.
 
     Args:
         path: of the page.
         pool: the candidates.
         asked: the strategy.
-        picks: rows of the source, the most wanted first.
-        controls: ids of images that were drawn at random.
-        n_passes: steps of the path of attention.
+        chosen: the picks and what they were chosen by.
     """
-    images = pool.images
+    images, picks = pool.images, [(pool.rows[pick.row], pick) for pick in chosen.picks]
     gallery = [
         Picture(
             picture_of(pool.pixels.read([row])[0]),
@@ -45,9 +42,9 @@ def write_sheet_of_picks(
     ]
     left = f"; {len(picks) - N_SHOWN:,} more are in the file" if len(picks) > N_SHOWN else ""
     sections = [Section("Asked for", [Gallery(f"The most wanted first{left}", gallery)])]
-    if asked.attention is not None:
-        chosen = [each for each in picks if images.ids[each[0]] not in controls][:N_COMPARED]
-        sections.insert(0, Section("Beside the mistakes", _beside_mistakes(pool, asked, chosen, n_passes)))
+    if chosen.mistakes is not None:
+        beside = [each for each in picks if images.ids[each[0]] not in chosen.controls][:N_COMPARED]
+        sections.insert(0, Section("Beside the mistakes", _beside_mistakes(pool, chosen, chosen.mistakes, beside)))
     page = Page(
         title=f"Which images of {images.source} to label next",
         headline=[f"{len(picks):,} images: {asked.sentence}."],
@@ -58,24 +55,19 @@ def write_sheet_of_picks(
     return path
 
 
-def _beside_mistakes(pool: Pool, asked: Asked, chosen: Sequence[tuple[int, Pick]], n_passes: int) -> list[Block]:
+def _beside_mistakes(pool: Pool, chosen: Chosen, seen: SeenMistakes, picks: Sequence[tuple[int, Pick]]) -> list[Block]:
     """Lay each pick beside the mistakes that it resembles most, with where the network looks in each."""
-    assert asked.attention is not None
-    form, scale, oracle = asked.attention
-    attention = Attention(form, scale, n_passes, oracle)
-    mistakes, named, pixels = mistakes_of(pool, attention)
-    if pixels is None or not chosen:
+    mistakes, named = seen.mistakes, seen.places
+    if seen.pixels is None or not picks:
         return [Text("The network gets no validation image wrong, so that there is nothing to resemble.")]
-    needs = frozenset({"descriptors"} | ({"attention"} if mistakes.attention is not None else set()))
-    candidates = gather(pool, needs, n_passes, 0, attention)
-    ours, theirs = (Sides(each.descriptors, each.attention) for each in (mistakes, candidates))  # type: ignore[arg-type]
-    R = similarity(ours.unit(slice(None)), theirs.unit(torch.tensor([pick.row for _, pick in chosen])))
+    ours, theirs = (Sides(each.descriptors, each.attention) for each in (mistakes, chosen.candidates))  # type: ignore[arg-type]
+    R = similarity(ours.unit(slice(None)), theirs.unit(torch.tensor([pick.row for _, pick in picks])))
     layer = deepest_layer(pool.network, pool.card.size)
-    picked = _looks(pool.network, pool.pixels, [row for row, _ in chosen], layer)
+    picked = _looks(pool.network, pool.pixels, [row for row, _ in picks], layer)
     rows = []
-    for place, (row, pick) in enumerate(chosen):
+    for place, (row, pick) in enumerate(picks):
         nearest = R[:, place].topk(min(N_MISTAKES, len(named))).indices.tolist()
-        beside = _looks(pool.network, pixels, [named[m][1] for m in nearest], layer)
+        beside = _looks(pool.network, seen.pixels, [named[m][1] for m in nearest], layer)
         pictures = [
             Picture(picked[place], (pool.images.paths[row], pick.reason), f"asked for: {pool.images.paths[row]}")
         ]
@@ -93,6 +85,12 @@ def _beside_mistakes(pool: Pool, asked: Asked, chosen: Sequence[tuple[int, Pick]
         "Each row is an image that is asked for, and the validation mistakes that it resembles most. The heat is "
         f"Grad-CAM of {layer} for the predicted class: where the network looks when it decides."
     )
+    far = chosen.discrepancies()
+    if far is not None:
+        words += (
+            f" The picks' discrepancy (MMD²) from all mistakes is {far['picked']:.3g}; that of all candidates is "
+            f"{far['pool']:.3g}."
+        )
     return [Text(words), Sheet("Images that look like mistakes", columns, rows)]
 
 
