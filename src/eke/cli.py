@@ -587,6 +587,10 @@ def gain(
     worth: Annotated[
         float, typer.Option("--worth", help="Gain in accuracy that they should bring; 0.01 is one point.")
     ] = 0.01,
+    random: Annotated[
+        list[Path] | None,
+        typer.Option("--random", metavar="RUN", help="A run with as many labels drawn at random, to compare with."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also write a page with the curve.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -594,7 +598,7 @@ def gain(
     from eke.tasks.gain import gain as run_gain
     from eke.tasks.gain import render
 
-    measured = run_gain(runs, more, worth, out, _progress())
+    measured = run_gain(runs, more, worth, out, _progress(), random or ())
     _print_json(measured) if as_json else print(render(measured))
 
 

@@ -41,25 +41,30 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]
         runs.append(run)
         file = home / f"ask{number}.csv"
         ask(run, str(home / "pool.npz"), 60, "margin", file, control_rate=0.5, sheet=False)
-        with file.open(newline="", encoding="utf-8") as opened:
-            rows = list(csv.DictReader(opened))
-        with file.open("w", newline="", encoding="utf-8") as opened:
-            table = csv.DictWriter(opened, list(rows[0]))
-            table.writeheader()
-            table.writerows({**row, "label": truth[row["id"]]} for row in rows)
+        fill(file, truth)
         files.append(str(file))
     last = home / "run2"
     fit(fit_options(home / "pool.npz", tuple(files)), last)
     return home, [*runs, last], truth
 
 
+def fill(file: Path, truth: dict[str, str]) -> None:
+    """Fill in true labels."""
+    with file.open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        table = csv.DictWriter(opened, list(rows[0]))
+        table.writeheader()
+        table.writerows({**row, "label": truth[row["id"]]} for row in rows)
+
+
 def fit_options(source: Path, labels: tuple[str, ...]) -> Any:
     return digit_options("supervised", source=str(source), labels=labels, data={"val_rate": 0.2}, steps=20)
 
 
-def controls(home: Path) -> set[str]:
+def controls(home: Path, files: str = "ask*.csv") -> set[str]:
     found = set()
-    for file in home.glob("ask*.csv"):
+    for file in home.glob(files):
         with file.open(newline="", encoding="utf-8") as opened:
             found |= {row["id"] for row in csv.DictReader(opened) if row["control"] == "1"}
     return found
@@ -107,6 +112,31 @@ def test_the_order_of_runs_does_not_matter_and_the_page_says_what_the_text_says(
     assert ("Stop labeling." if result["stop"] else "Go on labeling.") in page
     assert result["forecast"]["low"] <= result["forecast"]["value"] <= result["forecast"]["high"]
     json.dumps(result, allow_nan=False)
+
+
+def test_a_run_is_compared_with_random_labels_on_the_control_images_of_both(campaign: Any, tmp_path: Path) -> None:
+    home, runs, truth = campaign
+    beside = tmp_path / "random.csv"
+    ask(runs[0], str(home / "pool.npz"), 62, "random", beside, control_rate=0.5, sheet=False)
+    fill(beside, truth)
+    fit(fit_options(home / "pool.npz", (str(beside),)), tmp_path / "random")
+    result = gain(runs, n_more=50, out=tmp_path / "gain.html", random=[tmp_path / "random"])
+    images = open_images(home / "pool.npz")
+    trained = {name for run in (runs[1], tmp_path / "random") for name in load_split(run / "split.json").labeled}
+    shared = sorted((controls(home) | controls(tmp_path, "random.csv")) - trained)
+    pixels = torch.stack([torch.from_numpy(np.asarray(images.read(images.ids.index(name))))[None] for name in shared])
+    rates = []
+    for run in (runs[1], tmp_path / "random"):
+        network, card = load_model(run / "model", CPU)
+        with torch.no_grad():
+            predicted = network(pixels.float() / 255).logits.argmax(1).tolist()
+        rates.append(np.mean([card.classes[k] == truth[name] for k, name in zip(predicted, shared, strict=True)]))
+    (found,) = [each for each in result["over_random"] if each["run"] == str(runs[1])]
+    assert found["n"] == len(shared) > 40
+    assert found["difference"]["value"] == pytest.approx(rates[0] - rates[1])
+    assert {each["run"] for each in result["over_random"]} == {str(runs[1])}, "no other has as many labels"
+    assert f"over random labels ({tmp_path / 'random'})" in render(result)
+    assert "random labels" in (tmp_path / "gain.html").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_measured_is_refused(campaign: Any, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from eke.engine.predict import predict_probs
 from eke.engine.processes import choose_device
 from eke.errors import ConfigError, DataError
 from eke.metrics.gain import Round, fit_curve, pool_rounds
+from eke.metrics.statistics import paired_bootstrap, per_image_mean
 from eke.metrics.stopping import advise, kappa
 from eke.progress import Progress, silent
 from eke.report.charts import Curve, learning_curves
@@ -41,6 +42,10 @@ class _Looked(NamedTuple):
     sample: np.ndarray
     """Predicted classes of the sample, (n,) int64."""
 
+    @property
+    def round(self) -> Round:
+        return Round(str(self.run), self.n_labels, sum(self.correct.values()), len(self.correct))
+
 
 def gain(
     runs: Sequence[Path],
@@ -48,6 +53,7 @@ def gain(
     threshold: float = 0.01,
     out: Path | None = None,
     progress: Progress = silent,
+    random: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Measure runs of successive rounds on all control images that their label files hold.
 
@@ -57,9 +63,11 @@ def gain(
         threshold: gain in accuracy that they would be worth: 0.01 is one point.
         out: page to write; None: none.
         progress: shows decoding and predicting.
+        random: finished runs on the same source whose labels were drawn at random: what the others must beat.
 
     Returns:
-        rounds (run, labels, accuracy with its interval, n), the forecast, the advice with its signs, and the page.
+        rounds (run, labels, accuracy with its interval, n), the forecast, the advice with its signs, and the page; of
+        random runs their rounds, and the difference to each run with as many labels, paired over control images.
 
     Raises:
         ConfigError: a number is out of range, the runs have different sources or several labels per image.
@@ -68,16 +76,18 @@ def gain(
     """
     if n_more < 1 or not 0 <= threshold <= 1:
         raise ConfigError(f"--more {n_more} must be 1 or more, and --worth {threshold:g} a rate from 0 to 1.")
-    options = [parse(FitOptions, RunFolder(run).read(RunFolder(run).config)) for run in runs]
+    options = [parse(FitOptions, RunFolder(run).read(RunFolder(run).config)) for run in [*runs, *random]]
     sources = {each.source for each in options}
     if len(sources) > 1:
         raise ConfigError(
             f"These runs have different sources ({', '.join(sorted(sources))}): name those of one campaign."
         )
     files = list(dict.fromkeys(Path(file) for each in options for file in each.labels))
-    looked = [_look(run, options[0].source, files, progress) for run in runs]
-    looked.sort(key=lambda each: each.n_labels)
-    rounds = [Round(str(each.run), each.n_labels, sum(each.correct.values()), len(each.correct)) for each in looked]
+    looked, drawn = (
+        sorted((_look(run, options[0].source, files, progress) for run in each), key=lambda look: look.n_labels)
+        for each in (runs, random)
+    )
+    rounds, by_chance = ([look.round for look in each] for each in (looked, drawn))
     if not any(each.n for each in rounds):
         raise DataError(
             "None of these runs has an answered control image. Ask with --control 0.1, fill in its rows too, and fit "
@@ -86,10 +96,9 @@ def gain(
     agreements = [kappa(a.sample, b.sample) for a, b in pairwise(looked)]
     advice = advise(rounds, n_more, threshold, agreements)
     result = {
-        "rounds": [
-            {"run": each.model, "labels": each.n_labels, "n": each.n, "accuracy": plain(each.accuracy())}
-            for each in rounds
-        ],
+        "rounds": [_plain_round(each) for each in rounds],
+        "random": [_plain_round(each) for each in by_chance],
+        "over_random": [each for look in looked if (each := _over_random(look, drawn)) is not None],
         "agreements": agreements,
         "n_more": n_more,
         "threshold": threshold,
@@ -98,9 +107,26 @@ def gain(
         "signs": [sign._asdict() for sign in advice.signs],
     }
     if out is not None:
-        _write_page(out, result, rounds)
+        _write_page(out, result, rounds, by_chance)
         result["page"] = str(out)
     return result
+
+
+def _plain_round(each: Round) -> dict[str, Any]:
+    return {"run": each.model, "labels": each.n_labels, "n": each.n, "accuracy": plain(each.accuracy())}
+
+
+def _over_random(look: _Looked, drawn: Sequence[_Looked]) -> dict[str, Any] | None:
+    """Compare a run with the random one whose number of labels is nearest, where it is within a tenth."""
+    if not drawn:
+        return None
+    other = min(drawn, key=lambda each: abs(each.n_labels - look.n_labels))
+    both = sorted(look.correct.keys() & other.correct.keys())
+    if abs(other.n_labels - look.n_labels) > 0.1 * look.n_labels or not both:
+        return None
+    ours, theirs = (per_image_mean([each.correct[name] for name in both], (0, 1)) for each in (look, other))
+    difference = plain(paired_bootstrap(ours, theirs))
+    return {"run": str(look.run), "random": str(other.run), "n": len(both), "difference": difference}
 
 
 def _look(run: Path, source: str, files: Sequence[Path], progress: Progress) -> _Looked:
@@ -137,7 +163,7 @@ def _sample(images: ImageSet, readable: Sequence[int]) -> list[int]:
     return sorted(readable, key=lambda row: ranks[row])[:N_COMPARED]
 
 
-def _write_page(out: Path, result: dict[str, Any], rounds: Sequence[Round]) -> None:
+def _write_page(out: Path, result: dict[str, Any], rounds: Sequence[Round], by_chance: Sequence[Round]) -> None:
     measured = pool_rounds(rounds)
     rows = [
         [each.model, f"{each.n_labels:,}", f"{each.n:,}", percent(each.accuracy().value), _ends(plain(each.accuracy()))]
@@ -149,6 +175,20 @@ def _write_page(out: Path, result: dict[str, Any], rounds: Sequence[Round]) -> N
         curve = fit_curve(rounds)
         further = np.linspace(labels[0], labels[-1] + result["n_more"], 30)
         curves.append(Curve("fitted curve", further.tolist(), [curve.at(n) for n in further]))
+    if by_chance:
+        curves.append(
+            Curve("random labels", [r.n_labels for r in by_chance], [r.accuracy().value for r in by_chance if r.n])
+        )
+    beside = [
+        [
+            each["run"],
+            each["random"],
+            f"{each['n']:,}",
+            f"{100 * each['difference']['value']:+.1f}",
+            _ends(each["difference"]),
+        ]
+        for each in result["over_random"]
+    ]
     page = Page(
         title="What the labels bought",
         headline=["Stop labeling." if result["stop"] else "Go on labeling.", *(s["sentence"] for s in result["signs"])],
@@ -160,6 +200,17 @@ def _write_page(out: Path, result: dict[str, Any], rounds: Sequence[Round]) -> N
                     Text("Control images were drawn at random, whatever the strategy, and trained none of these runs."),
                     learning_curves("Accuracy over labels", curves, rate=True),
                     Table("Each run", ["Run", "Labels", "Control images", "Accuracy", "95 % interval"], rows),
+                    *(
+                        [
+                            Table(
+                                "Over random labels",
+                                ["Run", "Random", "Control images", "Points", "95 % interval"],
+                                beside,
+                            )
+                        ]
+                        if beside
+                        else []
+                    ),
                 ],
             )
         ],
@@ -172,8 +223,13 @@ def render(result: dict[str, Any]) -> str:
     lines = [f"{'labels':>8}  {'control':>8}  accuracy"]
     lines += [
         f"{each['labels']:>8,}  {each['n']:>8,}  {percent(each['accuracy']['value'] if each['n'] else float('nan'))} "
-        f"[{_ends(each['accuracy'])}]  {each['run']}"
-        for each in result["rounds"]
+        f"[{_ends(each['accuracy'])}]  {each['run']}{' (random labels)' if each in result['random'] else ''}"
+        for each in [*result["rounds"], *result["random"]]
+    ]
+    lines += [
+        f"{each['run']}: {100 * each['difference']['value']:+.1f} points [{_ends(each['difference'])}] over random "
+        f"labels ({each['random']}), on the same {each['n']:,} control images"
+        for each in result["over_random"]
     ]
     if result["forecast"]:
         value, low, high = (100 * result["forecast"][end] for end in ("value", "low", "high"))
