@@ -353,6 +353,10 @@ def explain(
         ),
     ] = None,
     n: Annotated[int, typer.Option("--n", help="How many images, spread evenly over the source.")] = 8,
+    faithful: Annotated[
+        bool,
+        typer.Option("--faithful", help="Also measure attention maps: insertion and deletion, beside random maps."),
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for sheets and raw maps.")] = Path("explained"),
     as_json: AsJson = False,
 ) -> None:
@@ -372,6 +376,7 @@ def explain(
         wanted=wanted,
         against=tuple(against or ()),
         n_images=n,
+        faithful=faithful,
         progress=_progress(),
     )
     _print_json(done) if as_json else print(render(done))

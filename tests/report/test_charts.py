@@ -89,11 +89,11 @@ def test_drawings_share_no_ids_and_are_the_same_every_time():
 
 def test_the_alternative_text_says_what_is_drawn():
     curves, bars, diagram, distribution, histogram, scatter, *_ = some_charts("Accuracy")
-    assert "Accuracy: 10.0 % at step 0, 90.0 % at step 20" in curves.alt
+    assert "Accuracy: 10.0 % at training step 0, 90.0 % at training step 20" in curves.alt
     assert bars.alt == "Accuracy: Accuracy 90.0 % (80.0 % to 95.0 %); b 50.0 %."
     assert "15 bins" in diagram.alt
     assert "Accuracy 30.0 %, 50.0 %; b 70.0 %, 50.0 %" in distribution.alt
-    assert 'aria-label="Accuracy over training steps.' in curves.svg
+    assert 'aria-label="Accuracy by training step.' in curves.svg
     assert "Accuracy: 2 about 1×; b: 1 about 0×, 1 about 2× or more." in histogram.alt
     assert "Accuracy 0.80×, 0.00×; b 1.20×, 3.00×" in scatter.alt
 
@@ -119,7 +119,13 @@ def test_long_curves_are_thinned_and_keep_their_ends():
     steps = list(range(50_000))
     chart = learning_curves("loss", [Curve("loss", steps, [math.sin(step) for step in steps])], rate=False)
     assert len(chart.svg) < 30_000
-    assert f"{math.sin(49_999):.3g} at step 49,999" in chart.alt
+    assert f"{math.sin(49_999):.3g} at training step 49,999" in chart.alt
+
+
+def test_steps_may_be_something_else():
+    chart = learning_curves("Accuracy", [Curve("a", [100, 200], [0.5, 0.6])], rate=True, x="number of labels")
+    assert "Accuracy by number of labels. a: 50.0 % at number of labels 100" in chart.alt
+    assert "training" not in chart.svg
 
 
 def test_a_curve_without_a_value_is_said_to_have_none():

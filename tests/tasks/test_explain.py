@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from eke.data.options import ClipOptions
 from PIL import Image
 
+from eke.data.sources import open_images
 from eke.engine.journal import RunFolder
 from eke.engine.model_files import ModelCard, load_model, new_network, save_model
 from eke.errors import CheckpointError, ConfigError, DataError
 from eke.explain.cam import grad_cam, hires_cam
+from eke.explain.faithfulness import blurred, deletion, insertion
 from eke.explain.gradients import channel_magnitude, smooth_grad
+from eke.explain.places import random_maps
+from eke.metrics.statistics import t_interval
 from eke.models.backbones import build_network
 from eke.models.network import ModelOptions
 from eke.models.network import layers as every_layer
@@ -184,6 +189,60 @@ def digit(path):
     return torch.from_numpy(pixels)[None, None].float() / 255
 
 
+@pytest.mark.parametrize("wanted", ["predicted", "3"])
+def test_maps_are_measured_by_deletion_and_insertion_beside_random_maps(finished_run, tmp_path, wanted):
+    """Over two batches, each image with its own class and map, as a direct call of the curves has it."""
+    maps = ("gradcam", "saliency", "guided")
+    done = explain(finished_run, "digits", tmp_path, maps=maps, wanted=wanted, n_images=11, faithful=True)
+    network, card = load_model(finished_run / "model", torch.device("cpu"))
+    digits = open_images("digits")
+    areas = {name: {"map": [], "random": []} for name in ("gradcam@block4", "saliency@input", "guided@input")}
+    for number, entry in enumerate(done["images"]):
+        row = digits.paths.index(entry["path"])
+        image = torch.from_numpy(np.asarray(digits.read(row)).copy())[None, None].float() / 255
+        k = card.classes.index(entry["explained"])
+        assert wanted in ("predicted", entry["explained"])
+        raw = np.load(entry["maps"])
+        for name, found in areas.items():
+            own = torch.from_numpy(raw[name])[None]
+            chance = random_maps(min(8, 11 - number // 8 * 8), tuple(own.shape[1:]), number // 8 * 8)[number % 8][None]
+            for kind, map_ in (("map", own), ("random", chance)):
+                curves = [
+                    curve(lambda x: network(x).logits.softmax(1)[:, k], image, map_, blurred(image))  # noqa: B023
+                    for curve in (deletion, insertion)
+                ]
+                found[kind].append([float(curve.area) for curve in curves])
+    for name, found in areas.items():
+        own, chance = np.array(found["map"]), np.array(found["random"])
+        for place, measure in enumerate(("deletion", "insertion")):
+            figures = done["faithfulness"][name][measure]
+            assert figures["area"] == pytest.approx(t_interval(own[:, place])._asdict(), abs=1e-6)
+            less = t_interval(own[:, place] - chance[:, place])
+            assert figures["less_random"] == pytest.approx(less._asdict(), abs=1e-6)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert all(f"{measure}: mean probability" in page for measure in ("Deletion", "Insertion"))
+    assert "random 8x8" in page
+    assert "saliency@input: deletion " in render(done)
+
+
+def test_clips_are_not_measured_by_deletion(tmp_path, eke, monkeypatch):
+    card = ModelCard(
+        model=ModelOptions(name="small"),
+        classes=("0", "1"),
+        channels=1,
+        size=(16, 16),
+        fit="crop",
+        mean=(0.5,),
+        std=(0.5,),
+        clip=ClipOptions(),
+    )
+    save_model(tmp_path / "run" / "model", new_network(card, 0), card)
+    words = ("--map", "gradcam", "--faithful", "--out", tmp_path / "maps")
+    code, _, error = eke("explain", tmp_path / "run", "digits", *words)
+    assert code == 2
+    assert "this run reads clips" in error
+
+
 def test_the_true_class_is_explained_where_it_is_known(finished_run, digit_files, tmp_path):
     unlabeled = digit_files / "unlabeled"
     unlabeled.mkdir()
@@ -248,6 +307,8 @@ def eke(monkeypatch, capsys):
         ("--map cam --layer block1", "'block1' is not. Ask for gradcam"),
         ("--map saliency --layer block1", "read no layer"),
         ("--map activations --map cam", "goes with neither other maps"),
+        ("--faithful", "attention maps of one run: name them, such as --map gradcam"),
+        ("--map gradcam --n 1 --faithful", "over 1 image has no interval"),
     ],
 )
 def test_what_does_not_fit_is_one_message(finished_run, tmp_path, eke, words, message):

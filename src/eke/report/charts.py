@@ -35,13 +35,14 @@ class Curve(NamedTuple):
     """As long as `steps`; NaN leaves a gap."""
 
 
-def learning_curves(title: str, curves: Sequence[Curve], *, rate: bool) -> Chart:
-    """Draw values over training steps, one line per curve, a dot where it ends: runs may differ in length.
+def learning_curves(title: str, curves: Sequence[Curve], *, rate: bool, x: str = "training step") -> Chart:
+    """Draw values over training steps, or over `x`; one line per curve, a dot where it ends: runs may differ in length.
 
     Args:
         title: what the values are; printed above the chart.
         curves: at least one; longer ones than 300 points are thinned evenly, first and last point kept.
         rate: whether the values lie in [0, 1] and are printed as percentages.
+        x: what the steps of the curves are, in the singular.
     """
     shown = [_thinned(curve) for curve in curves]
 
@@ -52,7 +53,7 @@ def learning_curves(title: str, curves: Sequence[Curve], *, rate: bool) -> Chart
             style = {"dashes": _DASHES[i // N_SERIES % len(_DASHES)]} if i >= N_SERIES else {}
             color = SERIES[i % N_SERIES]
             axes.plot(curve.steps, curve.values, color=color, lw=2, marker="o", ms=5, markevery=ends, **style)
-        axes.set_xlabel("training step", color=INK)
+        axes.set_xlabel(x, color=INK)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         axes.locator_params(axis="x", nbins=6)
         axes.margins(x=0.02)
@@ -66,7 +67,7 @@ def learning_curves(title: str, curves: Sequence[Curve], *, rate: bool) -> Chart
         known = [(step, value) for step, value in pairs if math.isfinite(value)]
         if not known:
             return f"{curve.name}: no values"
-        first, last = (f"{_number(value, rate)} at step {step:,.0f}" for step, value in (known[0], known[-1]))
+        first, last = (f"{_number(value, rate)} at {x} {step:,.0f}" for step, value in (known[0], known[-1]))
         return f"{curve.name}: {first}, {last}"
 
     keys = tuple(
@@ -78,7 +79,7 @@ def learning_curves(title: str, curves: Sequence[Curve], *, rate: bool) -> Chart
         )
         for i, c in enumerate(shown)
     )
-    alt = f"{title} over training steps. " + "; ".join(map(in_words, shown)) + "."
+    alt = f"{title} by {x}. " + "; ".join(map(in_words, shown)) + "."
     return Chart(title, draw_svg(draw, 280, alt), alt, keys)
 
 

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from eke.data.images import ImageSet
@@ -21,6 +23,7 @@ from eke.tasks.activation_maps import ACTIVATIONS, N_CHANNELS, activation_kind, 
 from eke.tasks.attention_maps import MAPS
 from eke.tasks.before_after import Contender, before_after_kind
 from eke.tasks.explanation import Kind, Subject
+from eke.tasks.faithfulness import Faithfulness, faithfulness, faithfulness_section, in_words
 from eke.tasks.prepare import open_pixels
 from eke.tasks.side_by_side import PREDICTED, TRUE, attention_kind
 from eke.tasks.train import clip_notes
@@ -40,6 +43,7 @@ def explain(
     against: tuple[Path, ...] = (),
     n_images: int = 8,
     n_channels: int = N_CHANNELS,
+    faithful: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write one picture per image, the raw maps beside it, and an index page of all.
@@ -54,12 +58,14 @@ def explain(
         against: further runs, to be laid out below `run` as before and after, with one map of one layer.
         n_images: how many images, spread evenly over the source; for "true" over its labeled images.
         n_channels: how many channels of each layer, for activations.
+        faithful: whether to measure attention maps by deletion and insertion, which takes 66 passes for each map.
         progress: shows hashing, decoding and explaining.
 
     Returns:
         page, map, layers, images (path, label, predicted, picture and raw maps of each; label and predicted are None
         where they are not known), and the problems of images that were set aside. For attention maps also the classes'
-        probabilities and which maps are flat; with `against` per run, in `runs` of an image, with the agreement.
+        probabilities and which maps are flat; with `against` per run, in `runs` of an image, with the agreement; with
+        `faithful` the figures of `Faithfulness`.
 
     Raises:
         ConfigError: an unknown kind of map, layer or class, some that do not go together, or a number below 1.
@@ -69,6 +75,7 @@ def explain(
     maps = tuple(dict.fromkeys(maps)) or (("gradcam",) if against else (ACTIVATIONS,))
     layers = tuple(dict.fromkeys(layers))
     check_combination(maps, layers, wanted, against)
+    check_faithful(faithful, maps, against, n_images)
     for name, value in (("images", n_images), ("channels", n_channels)):
         if value < 1:
             raise ConfigError(f"{value} {name} cannot be shown: ask for 1 at least.")
@@ -76,6 +83,8 @@ def explain(
     load = load_model if maps == (ACTIVATIONS,) else load_classifier
     contenders = [Contender(each, *load(RunFolder(each).model, device)) for each in (run, *against)]
     _, network, card = contenders[0]
+    if faithful and card.clip is not None:
+        raise ConfigError("--faithful measures maps of images, and this run reads clips. Leave it out.")
     if against:
         kind = before_after_kind(contenders, maps[0], layers, wanted)
     elif maps == (ACTIVATIONS,):
@@ -90,11 +99,17 @@ def explain(
         rows, unlabeled = with_known_labels(images, rows, [set(each.card.classes) for each in contenders])
         problems += unlabeled
     chosen, entries, blocks = evenly_spread(rows, n_images), [], []
+    measured: Faithfulness | None = None
     with progress("explaining", len(chosen)) as advance:
         for start in range(0, len(chosen), BATCH):
             batch = chosen[start : start + BATCH]
             subjects = [Subject(images.ids[row], images.paths[row], images.label_words(row)) for row in batch]
             explanations = kind.explain(cache.read(batch), subjects)
+            if faithful:
+                classes = [card.classes.index(each.facts["explained"]) for each in explanations]
+                found = {name: torch.stack([e.maps[name] for e in explanations]) for name in explanations[0].maps}
+                part = faithfulness(network, cache.read(batch), classes, found, seed=start)
+                measured = part if measured is None else measured.then(part)
             for number, (subject, explained) in enumerate(zip(subjects, explanations, strict=True), start + 1):
                 stem = f"{number:03d}-{safe_name(subject.path)}"
                 picture, raw = out / f"{stem}.png", out / f"{stem}.npz"
@@ -104,13 +119,17 @@ def explain(
                 entry = {"path": subject.path, "label": subject.label, **explained.facts}
                 entries.append({**entry, "picture": str(picture), "maps": str(raw)})
                 advance(1)
-    write_page(out / "index.html", page_of(source, contenders, kind, blocks, len(rows)))
+    page = page_of(source, contenders, kind, blocks, len(rows))
+    if measured is not None:
+        page = replace(page, sections=[faithfulness_section(measured), *page.sections])
+    write_page(out / "index.html", page)
     return {
         "page": str(out / "index.html"),
         "map": ",".join(kind.maps),
         "layers": list(kind.layers),
         "images": entries,
         "problems": problems,
+        **({} if measured is None else {"faithfulness": measured.figures()}),
     }
 
 
@@ -132,6 +151,18 @@ def check_combination(maps: Sequence[str], layers: Sequence[str], wanted: str, a
         raise ConfigError(f"--class chooses what attention maps explain, and {ACTIVATIONS} do not: add --map gradcam.")
     if against and (len(maps) > 1 or len(layers) > 1):
         raise ConfigError("--against compares runs by one map of one layer: give one --map and at most one --layer.")
+
+
+def check_faithful(faithful: bool, maps: Sequence[str], against: Sequence[Path], n_images: int) -> None:
+    """Refuse to measure what is no attention map of one run, or too few images for an interval.
+
+    Raises:
+        ConfigError: with what to do instead.
+    """
+    if faithful and (ACTIVATIONS in maps or against):
+        raise ConfigError("--faithful measures attention maps of one run: name them, such as --map gradcam.")
+    if faithful and n_images < 2:
+        raise ConfigError(f"--faithful over {n_images} image has no interval. Ask for more, such as --n 50.")
 
 
 def with_known_labels(
@@ -208,6 +239,13 @@ def render(explained: dict[str, Any]) -> str:
         lines.append(f"      {image['picture']}")
     if explained["problems"]:
         lines += ["", f"Set aside: {count(len(explained['problems']), 'image')} (--json names them)"]
+    if "faithfulness" in explained:
+        lines += [
+            "",
+            "Areas under the curves, less those of random maps (deletion is good where it is low, insertion where it "
+            "is high):",
+        ]
+        lines += [f"  {line}" for line in in_words(explained["faithfulness"])]
     return "\n".join([*lines, "", f"page  {explained['page']}"])
 
 

@@ -198,7 +198,7 @@ def _write_page(out: Path, result: dict[str, Any], rounds: Sequence[Round], by_c
                 "Accuracy on the control",
                 [
                     Text("Control images were drawn at random, whatever the strategy, and trained none of these runs."),
-                    learning_curves("Accuracy over labels", curves, rate=True),
+                    learning_curves("Accuracy", curves, rate=True, x="number of labels"),
                     Table("Each run", ["Run", "Labels", "Control images", "Accuracy", "95 % interval"], rows),
                     *(
                         [
