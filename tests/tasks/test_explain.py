@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from eke.data.options import ClipOptions
 from PIL import Image
 
+from eke.data.options import ClipOptions
 from eke.data.sources import open_images
 from eke.engine.journal import RunFolder
 from eke.engine.model_files import ModelCard, load_model, new_network, save_model

@@ -48,6 +48,15 @@ def test_values_come_in_the_order_asked_for(run: Path) -> None:
     assert found["row"].tolist() == rows
 
 
+def test_images_apart_are_computed_with_the_others_and_not_returned(run: Path) -> None:
+    rows, first, second = [17, 3, 24, 0, 9, 11], Counted(), Counted()
+    found = score(run, view(first), IDS, rows, apart={IDS[3], IDS[9]})
+    assert found["row"].tolist() == [17, 24, 0, 11]
+    assert sorted(first.seen) == sorted(rows)
+    assert score(run, view(second), IDS, rows)["row"].tolist() == rows
+    assert second.seen == [], "shards do not depend on who is apart"
+
+
 def test_nothing_is_computed_twice(run: Path) -> None:
     first, second, other = Counted(), Counted(), Counted()
     score(run, view(first), IDS, range(25))

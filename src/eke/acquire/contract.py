@@ -171,7 +171,7 @@ class Strategy:
         """Choose images.
 
         Args:
-            candidates: the pool.
+            candidates: the pool. Where some of it may not be picked, the tensors of the others are copied.
             labeled: what is labeled already, and never picked.
             budget: how many, from 0; where fewer are left, all of them are picked.
             seed: of draws, and of the order of equals.

@@ -1,14 +1,13 @@
 """`eke ask`: which images to label next, as a label file to fill in, with the reasons and a sheet that shows them."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eke.acquire.contract import Pick
 from eke.config import fingerprint
 from eke.data.images import ImageSet
 from eke.data.label_events import Batch, Event
@@ -121,7 +120,8 @@ def ask(
         notes.append(why)
     pool = Pool(run, network, card, images, cache.resident(device), rows, progress)
     chosen = choose(pool, asked, [*split.labeled, *split.validation], n, seed, control_rate, n_passes)
-    picks = [(rows[pick.row], pick) for pick in chosen.picks]
+    row_of = {images.ids[row]: row for row in rows}
+    picks = [(row_of[name], pick) for name, pick in chosen.picks]
     options = folder.read(folder.config)
     number = 1 + sum(is_question_file(Path(file)) for file in options["labels"])
     column = "labels" if card.several else "label"
@@ -154,21 +154,21 @@ def ask(
         "init": None if card.classes else str(run),
     }
     if answers is not None:
-        _note(answers, result, [(images.ids[row], pick) for row, pick in picks], chosen.controls)
+        _note(answers, result, chosen)
     write_json(out.with_suffix(".json"), {**result, **_provenance(run, pool, chosen, n_passes, control_rate)})
     if sheet:
-        result["sheet"] = str(write_sheet_of_picks(out.with_suffix(".html"), pool, asked, chosen))
+        result["sheet"] = str(write_sheet_of_picks(out.with_suffix(".html"), pool, asked, picks, chosen))
     return result
 
 
-def _note(store: LabelStore, result: Mapping[str, Any], picks: Sequence[tuple[str, Pick]], controls: set[str]) -> None:
+def _note(store: LabelStore, result: Mapping[str, Any], chosen: Chosen) -> None:
     """Keep the questions, each with its reason, as one batch."""
     run, number = result["run"], result["round"]
     asked = {
         "strategy": result["strategy"],
         "seed": result["seed"],
         "round": number,
-        "ids": [name for name, _ in picks],
+        "ids": [name for name, _ in chosen.picks],
     }
     batch = Batch(fingerprint(asked), result["strategy"], result["seed"], number, run)
     questions = [
@@ -179,19 +179,19 @@ def _note(store: LabelStore, result: Mapping[str, Any], picks: Sequence[tuple[st
             round=number,
             reason=pick.reason,
             score=pick.score,
-            control=name in controls,
+            control=name in chosen.controls,
             model=run,
             batch=batch.id,
             key=f"{batch.id}/{name}",
         )
-        for name, pick in picks
+        for name, pick in chosen.picks
     ]
     store.append(questions, batch)
 
 
 def _provenance(run: Path, pool: Pool, chosen: Chosen, n_passes: int, control_rate: float) -> dict[str, Any]:
     """Return what the choice is a function of, so that it can be repeated, and what was chosen."""
-    ids = chosen.candidates.ids
+    ids = pool.candidates
     return {
         "weights": blake2b((run / "model" / WEIGHTS).read_bytes(), digest_size=16).hexdigest(),
         "pool": blake2b("\n".join(sorted(ids)).encode(), digest_size=16).hexdigest(),
@@ -199,13 +199,8 @@ def _provenance(run: Path, pool: Pool, chosen: Chosen, n_passes: int, control_ra
         "control_rate": control_rate,
         "environment": describe_environment(pool.network.mean.device),
         "picks": [
-            {
-                "id": ids[pick.row],
-                "score": pick.score,
-                "reason": pick.reason,
-                "control": ids[pick.row] in chosen.controls,
-            }
-            for pick in chosen.picks
+            {"id": name, "score": pick.score, "reason": pick.reason, "control": name in chosen.controls}
+            for name, pick in chosen.picks
         ],
     }
 

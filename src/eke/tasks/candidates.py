@@ -1,6 +1,6 @@
 """What a strategy must know of the images to choose from, computed in shards by a run's network."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -40,12 +40,20 @@ class Pool:
     images: ImageSet
     pixels: Pixels
     rows: Sequence[int]
-    """Those that may be chosen."""
+    """Those that may be asked for."""
     progress: Progress
+    controls: Collection[str] = ()
+    """Ids of them that were drawn already: no candidates any more."""
+
+    @property
+    def candidates(self) -> list[str]:
+        """Ids of those that are left to choose from."""
+        ids = (self.images.ids[row] for row in self.rows)
+        return [name for name in ids if name not in self.controls]
 
     def score(self, view: View) -> dict[str, Tensor]:
-        """Compute or read a view of the images."""
-        return score(self.run, view, self.images.ids, self.rows, self.progress)
+        """Compute or read a view of the candidates."""
+        return score(self.run, view, self.images.ids, self.rows, self.progress, self.controls)
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ def gather(pool: Pool, needs: frozenset[str], n_passes: int, seed: int, attentio
     Raises:
         ConfigError: passes are needed and the network has no dropout.
     """
-    network, read, ids = pool.network, pool.pixels.read, pool.images.ids
+    network, read = pool.network, pool.pixels.read
     device = network.mean.device
     found: dict[str, Any] = {}
     if "probs" in needs:
@@ -93,7 +101,7 @@ def gather(pool: Pool, needs: frozenset[str], n_passes: int, seed: int, attentio
         found["passes"] = passes
     if attention is not None:
         found |= {name: value for name, value in _described(pool, attention).items() if name in needs}
-    return Candidates([ids[row] for row in pool.rows], several=pool.card.several, **found)
+    return Candidates(pool.candidates, several=pool.card.several, **found)
 
 
 def _features(pool: Pool, rows: Sequence[int], advance: Callable[[int], object] = lambda n: None) -> Tensor:

@@ -20,21 +20,22 @@ CONTROL_REASON = "control: drawn at random from all images, to measure by"
 class Chosen(NamedTuple):
     """What was chosen, and from what."""
 
-    picks: list[Pick]
-    """With rows of the pool: the strategy's, the best first, then the control."""
+    picks: list[tuple[str, Pick]]
+    """By id: the strategy's, whose rows are those of the candidates, the best first; then the control."""
     controls: set[str]
     """Ids that were drawn at random."""
     candidates: Candidates
+    """What the strategy chose from: the pool without the control."""
     mistakes: SeenMistakes | None
     """Of explanation-based attention."""
 
     def discrepancies(self) -> dict[str, float] | None:
-        """Return how far the picks, and the whole pool, are from the mistakes that picks should resemble.
+        """Return how far the picks, and all candidates, are from the mistakes that picks should resemble.
 
         The squared maximum mean discrepancy of descriptors and attention, which Gudovskiy et al. 2020 (section 3) state
         that their picks make small; None where there is nothing to resemble.
         """
-        candidates, rows = self.candidates, [pick.row for pick in self.picks if pick.reason != CONTROL_REASON]
+        candidates, rows = self.candidates, [pick.row for name, pick in self.picks if name not in self.controls]
         if self.mistakes is None or not self.mistakes.mistakes.ids or not rows:
             return None
         mistakes, found = self.mistakes.mistakes, {}
@@ -58,11 +59,11 @@ def choose(
         control_rate: share of the images that is drawn at random.
         n_passes: with dropout, or of attention.
     """
-    ids = [pool.images.ids[row] for row in pool.rows]
-    n_control = round(control_rate * min(n, len(ids)))
-    plain = Candidates(ids, several=pool.card.several)
-    drawn = STRATEGIES["random"].select(plain, Labeled(), n_control, mixed_seed(seed, 0, "ask/control") % 2**31)
-    controls = {ids[pick.row] for pick in drawn}
+    everything = Candidates(pool.candidates, several=pool.card.several)
+    n_control = round(control_rate * min(n, len(everything)))
+    drawn = STRATEGIES["random"].select(everything, Labeled(), n_control, mixed_seed(seed, 0, "ask/control") % 2**31)
+    control = [(everything.ids[pick.row], pick._replace(reason=CONTROL_REASON)) for pick in drawn]
+    controls = {name for name, _ in control}
     mistakes = attention = None
     if asked.attention is not None:
         form, scale, oracle = asked.attention
@@ -71,8 +72,7 @@ def choose(
         strategy: Strategy = eba(mistakes.mistakes)
     else:
         strategy = STRATEGIES[asked.name]
-    candidates = gather(pool, strategy.needs, n_passes, seed, attention)
+    candidates = gather(replace(pool, controls=controls), strategy.needs, n_passes, seed, attention)
     labeled = labeled_features(pool, labeled_ids) if "features" in strategy.needs else Labeled()
-    picks = strategy.select(replace(candidates, excluded=controls), labeled, n - n_control, seed)
-    picks += [pick._replace(reason=CONTROL_REASON) for pick in drawn]
-    return Chosen(picks, controls, candidates, mistakes)
+    picks = strategy.select(candidates, labeled, n - n_control, seed)
+    return Chosen([*((candidates.ids[pick.row], pick) for pick in picks), *control], controls, candidates, mistakes)

@@ -22,16 +22,19 @@ N_SHOWN, N_COMPARED, N_MISTAKES = 60, 12, 3
 """Images that are shown; of attention, those that are laid beside mistakes, and mistakes beside each."""
 
 
-def write_sheet_of_picks(path: Path, pool: Pool, asked: Asked, chosen: Chosen) -> Path:
+def write_sheet_of_picks(
+    path: Path, pool: Pool, asked: Asked, picks: Sequence[tuple[int, Pick]], chosen: Chosen
+) -> Path:
     """Write the page and return its path.
 
     Args:
         path: of the page.
         pool: the candidates.
         asked: the strategy.
-        chosen: the picks and what they were chosen by.
+        picks: with rows of the source, the most wanted first.
+        chosen: what they were chosen by.
     """
-    images, picks = pool.images, [(pool.rows[pick.row], pick) for pick in chosen.picks]
+    images = pool.images
     gallery = [
         Picture(
             picture_of(pool.pixels.read([row])[0]),

@@ -10,7 +10,7 @@ all.
 import math
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -44,7 +44,12 @@ class View:
 
 
 def score(
-    run: Path, view: View, ids: Sequence[str], rows: Sequence[int], progress: Progress = silent
+    run: Path,
+    view: View,
+    ids: Sequence[str],
+    rows: Sequence[int],
+    progress: Progress = silent,
+    apart: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Compute, or read, a view of images by a run's network.
 
@@ -54,9 +59,11 @@ def score(
         ids: of all images of the source.
         rows: N different positions in it.
         progress: shows the images of the shards that this process computes.
+        apart: ids that are left out of what is returned. They are computed with the others all the same, so that shards
+            do not depend on them.
 
     Returns:
-        Name -> (N, ...), in the order of `rows`.
+        Name -> (N - A, ...), in the order of `rows`; A of them are apart.
     """
     weights = blake2b((run / "model" / WEIGHTS).read_bytes(), digest_size=8).hexdigest()
     home = run / "scores" / f"{view.name}-{fingerprint({'weights': weights, 'shard': SHARD, **view.options})}"
@@ -78,12 +85,16 @@ def score(
             if len(left) == len(waiting):
                 time.sleep(WAIT_SECONDS)
             waiting = left
+    place_of = {place: n for n, place in enumerate(p for p, row in enumerate(rows) if ids[row] not in apart)}
     found: dict[str, Tensor] = {}
     for shard, file in zip(shards, files, strict=True):
-        for name, values in (_read(file) or {}).items():
-            if name not in found:
-                found[name] = torch.empty(len(rows), *values.shape[1:], dtype=torch.from_numpy(values).dtype)
-            found[name][shard] = torch.from_numpy(values)
+        kept = [n for n, place in enumerate(shard) if place in place_of]
+        places = [place_of[shard[n]] for n in kept]
+        for name, array in (_read(file) or {}).items():
+            values = torch.from_numpy(array)
+            if name not in found:  # whole at once: joining parts would take the memory of all twice
+                found[name] = values.new_empty(len(place_of), *values.shape[1:])
+            found[name][places] = values[kept]
     return found
 
 
