@@ -32,8 +32,8 @@ from eke.acquire.sampling import first_of_largest, seeded_order, top_k
 from eke.errors import ConfigError, DataError
 
 EPS = 1e-8
-BLOCK_MISTAKES, BLOCK_POOL = 2048, 8192
-"""Rows and columns of R that exist at once: 64 MB, twice."""
+BLOCK_MISTAKES, BLOCK_POOL = 2048, 4096
+"""Rows and columns of R that exist at once: 32 MB, twice."""
 N_SIMILAR = 32
 """Most similar images that are kept per mistake at first; more where they are not enough."""
 
@@ -75,12 +75,23 @@ class Sides:
         return parts[0], parts[1]
 
 
-def similarity(mistakes: tuple[Tensor, Tensor | None], pool: tuple[Tensor, Tensor | None]) -> Tensor:
-    """Return R, (M, N) in [-1, 1], of unit rows; without attention R_d alone."""
-    R = mistakes[0] @ pool[0].T
+def similarity(
+    mistakes: tuple[Tensor, Tensor | None], pool: tuple[Tensor, Tensor | None], room: Tensor | None = None
+) -> Tensor:
+    """Return R, (M, N) in [-1, 1], of unit rows; without attention R_d alone.
+
+    `room`, (2, M or more, N or more), holds R and one factor: memory that is used again saves a quarter of the time.
+    """
+    out = [None, None] if room is None else list(room[:, : len(mistakes[0]), : len(pool[0])])
+    R = torch.mm(mistakes[0], pool[0].T, out=out[0])
     if mistakes[1] is not None and pool[1] is not None:
-        R *= mistakes[1] @ pool[1].T
+        R *= torch.mm(mistakes[1], pool[1].T, out=out[1])
     return R
+
+
+def _room(mistakes: Sides) -> Tensor:
+    """Return room for a block of R."""
+    return mistakes.unit(slice(1))[0].new_empty(2, min(BLOCK_MISTAKES, len(mistakes)), BLOCK_POOL)
 
 
 def differing(mistakes: Sides, n: int, order: Tensor) -> Tensor:
@@ -114,12 +125,13 @@ def most_similar(mistakes: Sides, pool: Sides, k: int, order: Tensor) -> tuple[T
         order: (N,) permutation in which candidates are read.
     """
     parts = []
+    room = _room(mistakes)
     for start in range(0, len(mistakes), BLOCK_MISTAKES):
         units = mistakes.unit(slice(start, start + BLOCK_MISTAKES))
         best = units[0].new_empty(len(units[0]), 0)
         rows = torch.empty_like(best, dtype=torch.int64)
         for part in order.to(best.device).split(BLOCK_POOL):
-            found = similarity(units, pool.unit(part)).topk(min(k, len(part)), 1)
+            found = similarity(units, pool.unit(part), room).topk(min(k, len(part)), 1)
             best, at = torch.cat([best, found.values], 1).sort(stable=True, dim=1, descending=True)
             rows = torch.cat([rows, part[found.indices]], 1).gather(1, at)
             best, rows = best[:, :k].contiguous(), rows[:, :k].contiguous()
@@ -154,11 +166,12 @@ def rank_by_rank(best: Tensor, rows: Tensor, k: int, order: Tensor) -> list[int]
 def total_similarity(mistakes: Sides, pool: Sides, how: How) -> Tensor:
     """Return (N,) the sum or the maximum over mistakes of R."""
     totals = []
+    room = _room(mistakes)
     for start in range(0, len(pool), BLOCK_POOL):
         units = pool.unit(slice(start, start + BLOCK_POOL))
         parts = []
         for first in range(0, len(mistakes), BLOCK_MISTAKES):
-            R = similarity(mistakes.unit(slice(first, first + BLOCK_MISTAKES)), units)
+            R = similarity(mistakes.unit(slice(first, first + BLOCK_MISTAKES)), units, room)
             parts.append(R.sum(0) if how == "sum" else R.amax(0))
         totals.append(torch.stack(parts).sum(0) if how == "sum" else torch.stack(parts).amax(0))
     return torch.cat(totals)
