@@ -510,8 +510,17 @@ def simulate(
         typer.Option("--val", help="Random labeled validation images; by default a tenth, at most 1,000."),
     ] = None,
     method: Annotated[
-        str, typer.Option("--method", help="METHOD or METHOD/PRESET, trained from scratch in each round.")
+        str, typer.Option("--method", help="METHOD or METHOD/PRESET, trained anew in each round.")
     ] = "supervised",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            help="Method of eke pretrain: every network begins from one that it trained on the pool without labels. By "
+            "default from scratch.",
+        ),
+    ] = None,
+    start_steps: Annotated[int, typer.Option("--start-steps", help="Steps of that.")] = 1000,
     test: Test = None,
     model: Model = None,
     steps: Steps = None,
@@ -547,6 +556,8 @@ def simulate(
         n_val=val,
         method=method,
         flags=flags,
+        start=start,
+        start_steps=start_steps,
     )
     if only_plan:
         print(plan(options, out))

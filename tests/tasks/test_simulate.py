@@ -342,6 +342,24 @@ def test_the_command_says_everything() -> None:
     assert "--set batch.labeled=8" in words
 
 
+def test_every_network_of_a_seed_may_begin_from_one_that_saw_no_labels(tmp_path: Path) -> None:
+    options = replace(OPTIONS, strategies=["entropy"], rounds=1, start="simclr", start_steps=3)
+    result = simulate(options, tmp_path)
+    table, (replay,) = make_table(options, tmp_path, silent)
+    grid = Grid(table.cells(), tmp_path)
+    fits = [cell for series in (*replay.curve("entropy"), replay.whole(9)) for cell in series.cells]
+    (start,) = {cell.start.identity: cell.start for cell in fits if cell.start}.values()
+    folder = run_folder(grid.folder(start))
+    assert json.loads((folder / "results.json").read_text())["steps"] == 3
+    for cell in fits:
+        config = json.loads((run_folder(grid.folder(cell)) / "config.json").read_text())
+        assert config["init"] == str(folder)
+    assert "from a network that simclr trained on the pool without labels, 3 steps" in result["markdown"]
+    assert "--start simclr --start-steps 3" in command(options, tmp_path)
+    with pytest.raises(ConfigError, match="supervised"):
+        plan(replace(options, start="supervised"), tmp_path)
+
+
 def test_the_whole_pool_is_trained_on_with_its_true_labels(done: tuple[Path, dict[str, Any], Replay, Grid]) -> None:
     _, _, replay, grid = done
     found: dict[str, Done] = grid.run()

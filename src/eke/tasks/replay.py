@@ -23,6 +23,7 @@ class Replay:
         train: number of labels -> how a network is trained on them, from scratch.
         n_passes: passes with dropout, and steps of attention.
         noise: share of the pool that is answered wrongly.
+        start: how a network is trained without labels on the pool, once for each seed, from which every other begins.
     """
 
     data: TableData
@@ -33,6 +34,7 @@ class Replay:
     train: Callable[[int], Train]
     n_passes: int
     noise: float = 0.0
+    start: Train | None = None
     _chains: dict[str, list[Series]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -48,18 +50,22 @@ class Replay:
         return self._chains[strategy]
 
     def _chain(self, strategy: str, seed: int) -> list[Cell]:
-        cells = [Cell(self.train(self.batch), self.data, seed)]
+        start = self._start(seed)
+        cells = [Cell(self.train(self.batch), self.data, seed, start=start)]
         ask = Ask(self.batch, strategy, self.n_passes, self.noise)
         for number in range(1, self.rounds + 1):
             request = Cell(ask, self.data, seed, start=cells[-1])
-            cells.append(Cell(self.train(self.batch * (number + 1)), self.data, seed, asked=request))
+            cells.append(Cell(self.train(self.batch * (number + 1)), self.data, seed, start=start, asked=request))
         return cells
+
+    def _start(self, seed: int) -> Cell | None:
+        return None if self.start is None else Cell(self.start, self.data, seed)
 
     def whole(self, n: int) -> Series:
         """Return test accuracy with the true labels of all n images of the pool."""
         assert self.data.truth is not None
         known = replace(self.data, labels=dict.fromkeys(self.seeds, self.data.truth))
-        return Series([Cell(self.train(n), known, seed) for seed in self.seeds])
+        return Series([Cell(self.train(n), known, seed, start=self._start(seed)) for seed in self.seeds])
 
     def rows(self, n: int) -> list[Row]:
         """Return a row for each strategy, and one of the fully labeled pool of n images, the same at every budget."""

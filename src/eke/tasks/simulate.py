@@ -81,7 +81,17 @@ def make_table(options: SimulateOptions, out: Path, progress: Progress) -> tuple
                 f"{options.rounds} rounds of {options.batch:,} after a first batch are {needed:,} images, and the pool "
                 f"at imbalance {ratio:g} has {n:,}. Take fewer or smaller rounds."
             )
-        replay = Replay(data, seeds, options.names, options.rounds, options.batch, lambda n: work, n_passes, noise)
+        replay = Replay(
+            data,
+            seeds,
+            options.names,
+            options.rounds,
+            options.batch,
+            lambda n: work,
+            n_passes,
+            noise,
+            options.start_work(n),
+        )
         replays.append(replay)
         sections.append(Section(data.name, _text(options, n), replay.columns, replay.rows(n), x="labels"))
         claims += _claims(replay)
@@ -116,9 +126,12 @@ def _claims(replay: Replay) -> list[Claim]:
 
 def _text(options: SimulateOptions, n: int) -> str:
     noise = f" {options.noise:.0%} of the answers are wrong." if options.noise else ""
+    begin = "from scratch"
+    if options.start:
+        begin = f"from a network that {options.start} trained on the pool without labels, {options.start_steps:,} steps"
     return (
         f"A pool of {n:,} images whose labels are hidden: a random batch of {options.batch:,}, then {options.rounds} "
-        f"requests of {options.batch:,}, each after training {options.method} from scratch. Test accuracy over the "
+        f"requests of {options.batch:,}, each after training {options.method} {begin}. Test accuracy over the "
         "labels that train; validation labels come on top, are random, and are the same for all. Strategies of a seed "
         f"begin with the same batch and the same network.{noise} What a row took is its last training alone."
     )

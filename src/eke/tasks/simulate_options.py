@@ -11,6 +11,7 @@ from eke.errors import ConfigError, did_you_mean
 from eke.tasks.asked_strategy import read_strategy
 from eke.tasks.distortions import Distortion
 from eke.tasks.grid_cells import Train
+from eke.tasks.options import resolve_pretrain
 from eke.tasks.replay import RANDOM
 
 DROPS = {"lenet", "cnn8"}
@@ -35,6 +36,8 @@ class SimulateOptions:
         n_val: validation images; None: a tenth, at most 1,000.
         method: of training.
         flags: nested options of training.
+        start: method that trains without labels on the pool first; None: every network begins from scratch.
+        start_steps: its steps.
     """
 
     source: str
@@ -50,6 +53,8 @@ class SimulateOptions:
     n_val: int | None
     method: str
     flags: Mapping[str, Any]
+    start: str | None = None
+    start_steps: int = 1000
 
     def checked(self) -> "SimulateOptions":
         """Return itself.
@@ -58,7 +63,8 @@ class SimulateOptions:
             ConfigError: a number is out of range, a name unknown, or a strategy needs dropout and the network has none.
         """
         for name, value in (
-            ("rounds", self.rounds), ("batch", self.batch), ("seeds", self.seeds), ("passes", self.n_passes)
+            ("rounds", self.rounds), ("batch", self.batch), ("seeds", self.seeds), ("passes", self.n_passes),
+            ("start-steps", self.start_steps),
         ):  # fmt: skip
             if value < 1:
                 raise ConfigError(f"--{name} {value}: give 1 or more.")
@@ -75,6 +81,19 @@ class SimulateOptions:
             if read_strategy(strategy).draws_dropout and not has_dropout:
                 raise ConfigError(f"{strategy} needs dropout: add --set model.dropout=0.25, or --model lenet.")
         return self
+
+    def start_work(self, n: int) -> Train | None:
+        """Return how a network is trained on a pool of n images without labels, or None.
+
+        Raises:
+            ConfigError: the method is unknown, or learns from labels.
+        """
+        if self.start is None:
+            return None
+        shared = {name: self.flags[name] for name in ("model", "compute") if name in self.flags}
+        flags = merge(shared, {"steps": self.start_steps})
+        size = min(resolve_pretrain(self.start, {**flags, "source": self.source}).batch.size, n)
+        return Train(self.start, merge(flags, {"batch": {"size": size}}))
 
     @property
     def names(self) -> list[str]:
@@ -103,6 +122,8 @@ def command(options: SimulateOptions, out: Path) -> str:
         "passes": options.n_passes,
         "val": options.n_val,
         "method": options.method,
+        "start": options.start,
+        "start-steps": options.start and options.start_steps,
         "out": out,
     }
     words += [word for name, value in named.items() if value is not None for word in (f"--{name}", str(value))]
