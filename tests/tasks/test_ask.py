@@ -420,6 +420,12 @@ def test_only_mistakes_are_resembled(run: Path, partly: Path, tmp_path: Path) ->
     assert result["discrepancy"]["picked"] == pytest.approx(float((unit[place] - center).square().sum()), abs=1e-4)
     assert result["discrepancy"]["pool"] == pytest.approx(float((unit[pool].mean(0) - center).square().sum()), abs=1e-4)
     assert "Discrepancy (MMD²)" in render(result)
+    for how, reduce in (("sum", torch.sum), ("max", torch.amax)):
+        ask(run, str(partly), 12, f"eba:none/{how}", tmp_path / f"{how}.csv")
+        totals = reduce(unit[wrong] @ unit[pool].T, 0)
+        expected = sorted(totals.tolist(), reverse=True)[:12]
+        found = [float(row["score"]) for row in rows_of(tmp_path / f"{how}.csv")]
+        assert found == pytest.approx(expected, abs=2e-4)
 
 
 @pytest.mark.parametrize(

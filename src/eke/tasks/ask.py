@@ -108,7 +108,7 @@ def ask(
             f"No image of {source} is left to ask for: all {len(readable):,} that can be read are labeled, or are "
             "spent by the run. Name a source with more images."
         )
-    if asked is not None and asked.attention is not None and asked.attention[2] and not images.labeled[rows].all():
+    if asked is not None and asked.attention is not None and asked.attention.oracle and not images.labeled[rows].all():
         raise ConfigError(
             f"{asked.spelled} looks at the true class of every candidate, which {source} does not know. It is for "
             "simulations; leave out /oracle."

@@ -1,21 +1,32 @@
 """How a strategy is spelled, and which one fits a regime.
 
 entropy, margin, badge ...              a name of `eke.acquire.strategies.STRATEGIES`
-eba:FORM[@SCALE][/oracle]               explanation-based attention (`eke.tasks.descriptors`)
+eba:FORM[@SCALE][/sum|/max][/oracle]    explanation-based attention (`eke.tasks.descriptors`, `eke.acquire.eba`)
 """
 
 import re
 from typing import NamedTuple, cast, get_args
 
+from eke.acquire.eba import How
 from eke.acquire.strategies import STRATEGIES
 from eke.errors import ConfigError, did_you_mean
 from eke.tasks.descriptors import Form
 
-_EBA = re.compile(r"eba:(?P<form>\w+)(?:@(?P<scale>[\w.,]+))?(?P<oracle>/oracle)?")
+_EBA = re.compile(r"eba:(?P<form>\w+)(?:@(?P<scale>[\w.,]+))?(?:/(?P<how>sum|max))?(?P<oracle>/oracle)?")
 PER_CLASS = 20
 """Labels per class up to which labels are few."""
 LARGE = 2000
 """Images of a batch beyond which a choice by distances takes long."""
+
+
+class AskedAttention(NamedTuple):
+    """A spelling of explanation-based attention, taken apart."""
+
+    form: Form
+    scale: str | None
+    how: How
+    oracle: bool
+    """Whether it may look at the true classes."""
 
 
 class Asked(NamedTuple):
@@ -25,8 +36,7 @@ class Asked(NamedTuple):
     name: str
     """Of STRATEGIES; "eba" of attention."""
     sentence: str
-    attention: tuple[Form, str | None, bool] | None = None
-    """Form, scale, and whether it may look at the true classes."""
+    attention: AskedAttention | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -37,7 +47,7 @@ class Asked(NamedTuple):
     def uses_passes(self) -> bool:
         """Whether the number of passes, or of steps of attention, makes a difference."""
         if self.attention is not None:
-            return self.attention[0] in {"ig", "random"}
+            return self.attention.form in {"ig", "random"}
         return self.draws_dropout
 
     @property
@@ -51,7 +61,7 @@ def read_strategy(text: str) -> Asked:
 
     Example:
         >>> read_strategy("eba:ig@L90").attention
-        ('ig', 'L90', False)
+        AskedAttention(form='ig', scale='L90', how='round_robin', oracle=False)
 
     Raises:
         ConfigError: there is no such strategy, or its images cannot be drawn by one run.
@@ -72,7 +82,9 @@ def read_strategy(text: str) -> Asked:
         raise ConfigError(f"There is no attention {form!r}. {did_you_mean(form, get_args(Form))}")
     how = "by their features" if form == "none" else "for the same reasons"
     sentence = f"the images that resemble, {how}, validation images that the network gets wrong"
-    return Asked(text, "eba", sentence, (cast("Form", form), match["scale"], match["oracle"] is not None))
+    how_ranked = cast("How", match["how"] or "round_robin")
+    attention = AskedAttention(cast("Form", form), match["scale"], how_ranked, match["oracle"] is not None)
+    return Asked(text, "eba", sentence, attention)
 
 
 def choose_by_regime(n_labels: int, n_classes: int, n: int, *, several: bool) -> tuple[Asked, str]:

@@ -66,10 +66,9 @@ def choose(
     controls = {name for name, _ in control}
     mistakes = attention = None
     if asked.attention is not None:
-        form, scale, oracle = asked.attention
-        attention = Attention(form, scale, n_passes, oracle)
+        attention = Attention(asked.attention.form, asked.attention.scale, n_passes, asked.attention.oracle)
         mistakes = mistakes_of(pool, attention)
-        strategy: Strategy = eba(mistakes.mistakes)
+        strategy: Strategy = eba(mistakes.mistakes, asked.attention.how)
     else:
         strategy = STRATEGIES[asked.name]
     candidates = gather(replace(pool, controls=controls), strategy.needs, n_passes, seed, attention)

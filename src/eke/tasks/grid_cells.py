@@ -304,7 +304,7 @@ class Ask:
                 control_rate=0.0,
                 n_passes=self.n_passes,
                 sheet=False,
-                truth=truth if attention and attention[2] else None,
+                truth=truth if attention and attention.oracle else None,
             )
         if truth is not None:
             asked = {row.path for row in read_known(request)}
