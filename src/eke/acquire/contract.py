@@ -13,14 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eke.acquire.checks import check_finite, check_probabilities, check_rows
 from eke.acquire.passes import Passes
 from eke.acquire.sampling import seeded_order
 from eke.errors import ConfigError, DataError
-
-BLOCK = 16_384
-"""Rows that are checked at once."""
-SUM_TOLERANCE = 5e-3
-"""How far from 1 a row of probabilities may sum: float16 stays within 1e-3, logits do not."""
 
 
 @dataclass(frozen=True)
@@ -207,48 +203,12 @@ def check(candidates: Candidates, needs: frozenset[str]) -> None:
     for name in sorted(needs - {"passes"}):
         check_rows(name, candidates.ids, getattr(candidates, name), axes=3 if name == "draws" else 2)
     for name in sorted(needs & {"probs", "draws"}):
-        _probabilities(candidates.ids, getattr(candidates, name), candidates.several)
+        check_probabilities(candidates.ids, getattr(candidates, name), candidates.several)
     if "passes" in needs:
         passes = candidates.passes
         if passes is None or len(passes) != n or passes.n_passes == 0:
             seen = "none" if passes is None else f"{passes.n_passes} passes over {len(passes)} images"
             raise DataError(f"Stochastic passes over {n} candidates are needed, and there are {seen}.")
         for name, values in (("mean probabilities", passes.mean), ("entropies", passes.expected_entropy()[:, None])):
-            _finite(f"{name} of stochastic passes", candidates.ids, values)
-        _probabilities(candidates.ids, passes.mean, several=False)
-
-
-def check_rows(name: str, ids: Sequence[str], values: Tensor | None, axes: int = 2) -> None:
-    """Refuse a tensor that does not have one finite row per image.
-
-    Raises:
-        DataError: it is missing, of another shape or type, or not finite; the image is named.
-    """
-    if values is None or values.ndim != axes or len(values) != len(ids):
-        seen = "none" if values is None else f"{tuple(values.shape)}"
-        raise DataError(f"{name} of {len(ids)} images are needed as a tensor of {axes} axes, not {seen}.")
-    codes = name in ("descriptors", "attention") and values.dtype == torch.int8
-    if not values.is_floating_point() and not codes:
-        raise DataError(f"{name} are {values.dtype}, and floating-point numbers are needed.")
-    _finite(name, ids, values)
-
-
-def _finite(name: str, ids: Sequence[str], values: Tensor) -> None:
-    for start in range(0, len(values), BLOCK):
-        bad = ~values[start : start + BLOCK].flatten(1).isfinite().all(1)
-        if bad.any():
-            row = start + int(bad.nonzero()[0])
-            raise DataError(f"Of image {ids[row]}, {name} are not finite. Set it aside, or compute them again.")
-
-
-def _probabilities(ids: Sequence[str], probs: Tensor, several: bool) -> None:
-    for start in range(0, len(probs), BLOCK):
-        block = probs[start : start + BLOCK].float()
-        bad = ((block < -SUM_TOLERANCE) | (block > 1 + SUM_TOLERANCE)).flatten(1).any(1)
-        if not several:
-            bad |= ((block.sum(-1) - 1).abs() > SUM_TOLERANCE).reshape(len(block), -1).any(1)
-        if bad.any():
-            row = start + int(bad.nonzero()[0])
-            raise DataError(
-                f"The numbers of image {ids[row]} are not probabilities. Are they logits? Take the softmax."
-            )
+            check_finite(f"{name} of stochastic passes", candidates.ids, values)
+        check_probabilities(candidates.ids, passes.mean, several=False)

@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eke.acquire.contract import Pick, Pool, Strategy, check_rows
+from eke.acquire.checks import check_rows
+from eke.acquire.contract import Pick, Pool, Strategy
 from eke.acquire.sampling import first_of_largest, seeded_order, top_k
 from eke.errors import ConfigError, DataError
 
