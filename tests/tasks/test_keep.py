@@ -18,6 +18,7 @@ from eke.tasks.keep import best_of
 from eke.tasks.options import EvaluateOptions
 
 from .conftest import digit_options
+from .test_fit import StoppedError, interrupted
 
 ACCURACY = ("evaluate.keep=labels",)  # an evaluation every six steps
 
@@ -52,6 +53,45 @@ def test_the_weights_of_the_best_evaluation_count(tmp_path: Path) -> None:
     assert results["evaluations"] == half["evaluations"]
     a, b = weights(tmp_path / "best"), weights(tmp_path / "half")
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(("lr", "kept"), [(30.0, 0), (1e-2, None)])
+def test_the_start_counts_where_no_step_is_better(tmp_path: Path, lr: float, kept: int | None) -> None:
+    """A rate that destroys a trained network leaves it as it was; one that suits it does not."""
+    first = tmp_path / "first"
+    fit(digit_options("supervised", steps=40 if kept == 0 else 2), first)
+    flags = {"init": str(first), "optim": {"lr": lr, "schedule": "constant", "warmup_steps": 0, "ema_decay": 0.0}}
+    options = digit_options("supervised", (*ACCURACY, "evaluate.start=true"), steps=30, **flags)
+    results = fit(options, tmp_path / "run")
+    assert results is not None
+    lines = [line for line in RunFolder(tmp_path / "run").lines() if "evaluation" in line]
+    assert [line["step"] for line in lines] == [0, 6, 12, 18, 24, 30]
+    if kept == 0:
+        assert results["kept"]["step"] == 0
+        assert any("The weights that it started with count" in note for note in results["notes"])
+        before, after = weights(first), weights(tmp_path / "run")
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    else:
+        assert results["kept"]["step"] > 0
+        assert max(line["accuracy"] for line in lines) > lines[0]["accuracy"]
+
+
+@pytest.mark.parametrize("dies_after", [3, 8])
+def test_a_start_that_was_looked_at_is_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_after: int
+) -> None:
+    """A run that died before its first checkpoint, at step 5, begins anew; later, it goes on from there."""
+    options = digit_options("supervised", (*ACCURACY, "evaluate.start=true"))
+    whole = fit(options, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted(patch, dies_after)
+        with pytest.raises(StoppedError):
+            fit(options, tmp_path / "cut")
+    cut = fit(options, tmp_path / "cut", resume=True)
+    assert whole is not None
+    assert cut is not None
+    assert cut["kept"] == whole["kept"]
+    assert [line["step"] for line in RunFolder(tmp_path / "cut").lines() if "evaluation" in line] == [0, 6, 12]
 
 
 def test_it_stops_after_so_many_evaluations_without_a_better_one(tmp_path: Path) -> None:
@@ -91,7 +131,11 @@ def test_what_a_baseline_keeps() -> None:
     assert (same.evaluate.keep, same.evaluate.patience) == ("labels", 2)
     attention = baseline_options(digit_options("fixmatch", ("evaluate.keep=attention", "evaluate.patience=2")))
     assert (attention.evaluate.keep, attention.evaluate.patience) == ("last", None)
+    started = baseline_options(digit_options("fixmatch", ("evaluate.keep=attention", "evaluate.start=true")))
+    assert not started.evaluate.start
     assert EvaluateOptions().determines() == {}
+    assert "start" not in EvaluateOptions(keep="labels").determines()
+    assert EvaluateOptions(keep="labels", start=True).determines()["start"]
     assert EvaluateOptions(keep="labels").determines() != EvaluateOptions(keep="attention").determines()
 
 

@@ -108,7 +108,7 @@ class Journal:
         self._window: list[Noted] = []
         self._started = time.perf_counter()
         if rank() == 0:
-            kept = [line for line in folder.lines() if line["step"] <= resume_step]
+            kept = [line for line in folder.lines() if line["step"] <= resume_step] if resume_step else []
             write_text(folder.steps, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, report: StepReport, extra: dict[str, Tensor]) -> None:

@@ -24,7 +24,9 @@ def baseline_options(options: FitOptions) -> FitOptions:
     """Return the supervised run with the same labels, labeled views, labeled batch, optimizer and steps."""
     supervised = METHODS["supervised"]
     labeled = {name: preset for name, preset in options.views.items() if name in supervised.views.labeled}
-    last = {"keep": "last", "patience": None} if options.evaluate.keep == "attention" else {}  # it has no maps
+    last = (
+        {"keep": "last", "patience": None, "start": False} if options.evaluate.keep == "attention" else {}
+    )  # it has no maps
     return options.model_copy(
         update={
             "method": {"name": "supervised", **supervised.Config().model_dump(mode="json")},

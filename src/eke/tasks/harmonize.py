@@ -12,11 +12,12 @@ from eke.tasks.fit import fit
 from eke.tasks.options import FitOptions, PretrainOptions, resolve
 
 Stop = Literal["agreement", "labels", "last"]
-"""Which weights count: of the highest agreement on held-out images, of the best validation figure, or the last."""
+"""Which weights count: of the highest agreement on held-out images, of the best validation figure, or the last. The
+weights before step 1 count where no later ones are better."""
 
 STOPS: Mapping[str, Mapping[str, Any]] = {
-    "agreement": {"keep": "attention", "patience": 3},
-    "labels": {"keep": "labels", "patience": 3},
+    "agreement": {"keep": "attention", "patience": 3, "start": True},
+    "labels": {"keep": "labels", "patience": 3, "start": True},
     "last": {"keep": "last"},
 }
 

@@ -83,4 +83,6 @@ def kept_notes(best: Best | None, options: EvaluateOptions) -> list[str]:
         if options.keep == "labels"
         else "agreement of maps"
     )
+    if not best.step:
+        return [f"The weights that it started with count: no step made them better by {chosen}."]
     return [f"The weights of step {best.step:,} count: of all evaluations, the best by {chosen}."]

@@ -70,16 +70,23 @@ class EvaluateOptions(Options):
     label, those whose maps of validation images agree most."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations without a better one; default: at the last step."""
+    start: bool = False
+    """Whether the weights before step 1 are looked at too: they count where no later ones are better."""
 
     @model_validator(mode="after")
     def _waits_for_something(self) -> Self:
         if self.patience is not None and self.keep == "last":
             raise ValueError("patience waits for a better evaluation: set keep to labels or attention")
+        if self.start and self.keep == "last":
+            raise ValueError(
+                "start is for weights that may count, and the last ones do: set keep to labels or attention"
+            )
         return self
 
     def determines(self) -> dict[str, Any]:
         """Return what determines the weights that count: nothing, where they are the last."""
-        return {} if self.keep == "last" else self.model_dump(mode="json", exclude={"log_every_steps"})
+        left_out = {"log_every_steps"} if self.start else {"log_every_steps", "start"}
+        return {} if self.keep == "last" else self.model_dump(mode="json", exclude=left_out)
 
 
 class RunOptions(Options):

@@ -84,6 +84,8 @@ def run_and_save(
 ) -> Iterator[tuple[int, Journal]]:
     """Run the steps of a run: journal each, yield (steps done, journal), then save where a checkpoint is due.
 
+    A run from its beginning yields 0 steps first, where its start is looked at too.
+
     What the caller notes in the journal is thus on disk before the checkpoint that stands for it. Arguments and
     errors are those of `train`.
     """
@@ -99,6 +101,8 @@ def run_and_save(
 
     with progress(options.method["name"], total) as advance, noticed_interrupts() as interrupted:
         advance(first)
+        if options.evaluate.start and not first:
+            yield 0, journal
         for report in training_steps(assembly, options, first):
             journal.write(report, known_truth(report, material.truth))
             yield report.step, journal
