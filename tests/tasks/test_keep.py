@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -14,7 +15,8 @@ from eke.engine.journal import RunFolder
 from eke.errors import ConfigError
 from eke.tasks.baseline import baseline_options
 from eke.tasks.fit import fit
-from eke.tasks.keep import best_of
+from eke.tasks.harmonize import harmonize
+from eke.tasks.keep import best_of, decisions_kept
 from eke.tasks.options import EvaluateOptions
 
 from .conftest import digit_options
@@ -32,6 +34,44 @@ def test_the_first_of_the_best() -> None:
     assert best_of(evaluations(), "labels") is None
     assert best_of(evaluations(0.5, 0.7, 0.7, 0.6), "labels") == (20, 0.7, 2)
     assert best_of(evaluations(0.5), "labels") == (10, 0.5, 0)
+
+
+def test_agreement_counts_only_while_decisions_are_those_of_the_start() -> None:
+    def looks(*pairs: tuple[float, float]) -> list[dict[str, Any]]:
+        return [
+            {"step": i, "evaluation": "validation", "attention_agreement": a, "accuracy": a, "decisions_kept": kept}
+            for i, (a, kept) in enumerate(pairs)
+        ]
+
+    lines = looks((0.8, 1.0), (0.85, 0.97), (0.84, 0.95), (0.99, 0.94), (1.0, 0.1))
+    assert best_of(lines, "attention") == (1, 0.85, 3)
+    assert best_of(lines, "labels") == (4, 1.0, 0), "labels say themselves whether a change is for the better"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_decisions_are_compared_with_those_of_the_start_image_by_image(tmp_path: Path, several: bool) -> None:
+    start = np.array([[1, 0], [0, 0], [1, 1], [0, 1]], bool) if several else np.array([3, 1, 2, 2])
+    now = start.copy()
+    now[0] = now[0] ^ np.array([True, False]) if several else 1
+    assert decisions_kept(RunFolder(tmp_path), start, 0) == 1
+    assert decisions_kept(RunFolder(tmp_path), now, 5) == 0.75
+    assert decisions_kept(RunFolder(tmp_path), start, 10) == 1
+
+
+def test_harmonizing_without_labels_stops_before_decisions_change(tmp_path: Path) -> None:
+    """At a rate that makes maps agree by destroying the network, the weights that it began with stay."""
+    first = tmp_path / "first"
+    fit(digit_options("supervised", steps=40, baseline="none"), first)
+    flags = {"steps": 12, "optim": {"lr": 0.1, "warmup_steps": 0}, "evaluate": {"every_steps": 3}}
+    results = harmonize(first, out=tmp_path / "run", stop="agreement", flags=flags)
+    assert results is not None
+    lines = [line for line in RunFolder(tmp_path / "run").lines() if "evaluation" in line]
+    best = max(lines, key=lambda line: line["attention_agreement"] or 0)
+    assert best["step"] > 0
+    assert best["decisions_kept"] < 0.95
+    assert results["kept"]["step"] == 0
+    before, after = weights(first), weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

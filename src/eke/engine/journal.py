@@ -43,6 +43,7 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.pt"
         self.model = path / "model"
         self.kept = path / "kept.safetensors"
+        self.start_decisions = path / "start-decisions.npz"
         self.agreements = path / "agreement.npz"
         self.results = path / "results.json"
         self.report = path / "report.html"

@@ -9,6 +9,8 @@ What is smaller than in the paper, and what is added:
 1. The paper fine-tunes ResNet-50 from ImageNet weights on PASCAL VOC; here it is a small network from random weights.
 2. Two rates: 1e-5, which is nearest to the scripts of the authors' code, and the paper's 1e-3 for all training.
 3. `last`, without any choice, and the network before harmonizing stand beside the two stops.
+4. The weights before the first step are a candidate of both stops; without labels only weights count that decide nearly
+   all validation images as before (`eke.tasks.keep.DECISIONS`).
 """
 
 from collections.abc import Mapping
@@ -75,7 +77,8 @@ def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Pat
         f"{plan.name}: {plan.labels_per_class} labels per class, a pool of {plan.n_pool:,}, {plan.n_val:,} validation "
         f"and {plan.n_test:,} test images. Network small (0.17 M parameters): {first_steps} supervised steps of "
         f"{4 * SIZE} images, then {steps} harmonizing steps of {SIZE} unlabeled images, AdamW, looked at 10 times. "
-        "agreement: no label is read, patience of 3; labels: best validation accuracy, patience of 3; last: all steps. "
+        "agreement: no label is read, and only weights count that decide 95 % of the validation images as before; labels: "
+        "best validation accuracy; both may keep the weights they begin with, and have a patience of 3; last: all steps. "
         "Figures are accuracies on test images, for which nothing is chosen."
     )
     return Table(

@@ -1,8 +1,11 @@
 """Which weights of a run count: the last, or those of its best evaluation; and when no better one is waited for."""
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from eke.engine.journal import RunFolder
@@ -13,6 +16,11 @@ from eke.tasks.options import EvaluateOptions
 
 FIGURES = {"labels": ("accuracy", "mean_average_precision"), "attention": ("attention_agreement",)}
 """What `evaluate.keep` compares -> its names in the journal, of which an evaluation has one; the higher, the better."""
+
+
+DECISIONS = 0.95
+"""Share of validation images that must be decided as at the start, for weights to count by `attention`: maps agree best
+where a network no longer decides, and the accuracy on these images cannot fall by more than the rest."""
 
 
 class Best(NamedTuple):
@@ -46,8 +54,32 @@ def best_of(lines: list[dict[str, Any]], keep: str) -> Best | None:
         return None
     figure = next(name for name in FIGURES[keep] if name in evaluations[0])
     values = [-math.inf if line[figure] is None else line[figure] for line in evaluations]
+    if keep == "attention":
+        loyal = [line.get("decisions_kept", 1.0) >= DECISIONS for line in evaluations]
+        values = [value if same else -math.inf for value, same in zip(values, loyal, strict=True)]
     place = max(range(len(values)), key=lambda i: (values[i], -i))
     return Best(evaluations[place]["step"], values[place], len(values) - 1 - place)
+
+
+def decisions_kept(folder: RunFolder, predicted: NDArray[Any], step: int) -> float:
+    """Return the share of validation images that are decided as at the start, whose decisions step 0 writes down.
+
+    Args:
+        folder: of the run.
+        predicted: (N,) classes, or (N, K) decisions of several labels.
+        step: after which.
+    """
+    if not step:
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez(file, predicted=predicted)
+
+        write_atomic(folder.start_decisions, write)
+        return 1.0
+    with np.load(folder.start_decisions, allow_pickle=False) as saved:
+        same = saved["predicted"] == predicted
+    return float(same.reshape(len(predicted), -1).all(1).mean())
 
 
 def keep_if_best(folder: RunFolder, options: EvaluateOptions, network: Network, step: int) -> bool:

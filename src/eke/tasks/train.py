@@ -23,10 +23,10 @@ from eke.models.network import Network
 from eke.progress import Progress
 from eke.tasks.assemble import Assembly, assemble, images_per_step, training_steps
 from eke.tasks.held_out_attention import attention_notes, box_notes, consistency, held_out, measure_attention
-from eke.tasks.keep import keep_if_best, kept_notes, require_figure, take_kept
+from eke.tasks.keep import decisions_kept, keep_if_best, kept_notes, require_figure, take_kept
 from eke.tasks.localize import measure_boxes
 from eke.tasks.measure import main_figure, measure, metric_of_run
-from eke.tasks.options import FitOptions, TrainingOptions
+from eke.tasks.options import EvaluateOptions, FitOptions, TrainingOptions
 from eke.tasks.prepare import Material
 
 POOL_SAMPLE, POOL_SAMPLE_PER_CLASS = 2000, 25
@@ -65,7 +65,7 @@ def train(
     for step, journal in run_and_save(assembly, options, material, folder, identity, resume=resume, progress=progress):
         if due(step, evaluate_every, options.steps):
             journal.flush()
-            evaluate_during(journal, assembly, material, step)
+            evaluate_during(journal, assembly, material, step, options.evaluate)
             if collectives.from_first(partial(keep_if_best, folder, options.evaluate, network, step)):
                 break
     if collectives.rank() == 0:
@@ -158,7 +158,9 @@ def known_truth(report: StepReport, truth: Tensor) -> dict[str, Tensor]:
     return {"known_pseudo_label_accuracy": right / n_used}
 
 
-def evaluate_during(journal: Journal, assembly: Assembly, material: Material, step: int) -> None:
+def evaluate_during(
+    journal: Journal, assembly: Assembly, material: Material, step: int, looks: EvaluateOptions
+) -> None:
     """Note accuracy or mAP on validation, and whether attention follows its images; test images are not touched."""
     if collectives.rank() == 0 and material.validation:
         network = assembly.average.module
@@ -169,6 +171,8 @@ def evaluate_during(journal: Journal, assembly: Assembly, material: Material, st
             images, own = held_out(material, "validation"), getattr(assembly.method, "held_out_figures", None)
             pixels = images.pixels.to(material.pools.device).float().div(255)
             figures |= consistency(network, images, options) if own is None else own(network, pixels)
+        if looks.start:
+            figures["decisions_kept"] = decisions_kept(journal.folder, predictions.predicted, step)
         journal.write_evaluation(step, "validation", figures)
 
 
