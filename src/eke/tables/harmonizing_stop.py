@@ -77,8 +77,9 @@ def make_table(scale: Scale, seeds: tuple[int, ...], data: Path | None, out: Pat
         f"{plan.name}: {plan.labels_per_class} labels per class, a pool of {plan.n_pool:,}, {plan.n_val:,} validation "
         f"and {plan.n_test:,} test images. Network small (0.17 M parameters): {first_steps} supervised steps of "
         f"{4 * SIZE} images, then {steps} harmonizing steps of {SIZE} unlabeled images, AdamW, looked at 10 times. "
-        "agreement: no label is read, and only weights count that decide 95 % of the validation images as before; labels: "
-        "best validation accuracy; both may keep the weights they begin with, and have a patience of 3; last: all steps. "
+        "agreement: no label is read, and only weights count that decide 95 % of the validation images as before; "
+        "labels: best validation accuracy; both may keep the weights they begin with, and have a patience of 3; "
+        "last: all steps. "
         "Figures are accuracies on test images, for which nothing is chosen."
     )
     return Table(
