@@ -117,3 +117,39 @@ def test_a_shard_that_another_process_holds_is_waited_for(run: Path) -> None:
 
 def test_without_images_there_is_nothing(run: Path) -> None:
     assert score(run, view(Counted()), IDS, []) == {}
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+from eke.data.images import content_id
+from eke.tasks import scoring
+scoring.SHARD = 4
+ids = [content_id(bytes([i])) for i in range(60)]
+done = []
+def compute(rows, advance):
+    done.extend(rows)
+    generator = torch.Generator().manual_seed(sum(rows))  # of the shard, as dropout is
+    return {"drawn": torch.rand(len(rows), 3, generator=generator)}
+found = scoring.score(Path(sys.argv[1]), scoring.View("test", {}, compute), ids, range(60))
+torch.save((found["drawn"], done), sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_one_two_or_seven_processes_find_the_same_and_share_the_work(tmp_path: Path) -> None:
+    found = {}
+    for n in (1, 2, 7):
+        home = tmp_path / str(n)
+        (home / "model").mkdir(parents=True)
+        (home / "model" / "weights.safetensors").write_bytes(b"weights")
+        files = [home / f"{i}.pt" for i in range(n)]
+        workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(home), str(file)]) for file in files]
+        assert [worker.wait() for worker in workers] == [0] * n
+        results = [torch.load(file, weights_only=True) for file in files]
+        assert all(torch.equal(values, results[0][0]) for values, _ in results)
+        assert sorted(row for _, rows in results for row in rows) == list(range(60)), "each image by one of them"
+        found[n] = results[0][0]
+    assert torch.equal(found[1], found[2])
+    assert torch.equal(found[1], found[7])
