@@ -132,8 +132,7 @@ def test_errors_are_one_message_with_an_exit_code(words: list[str], code: int, m
 def test_strategies_are_listed_and_shown() -> None:
     listed = json.loads(eke("strategies", "--json").stdout)
     names = {each["name"] for each in listed}
-    assert {"random", "entropy", "badge", "typiclust", "varratio_mc", "eba:ig"} <= names
-    assert "batch_bald" not in names, "eke ask cannot use it"
+    assert {"random", "entropy", "badge", "typiclust", "varratio_mc", "batch_bald", "eba:ig"} <= names
     assert all(each["sentence"] for each in listed)
     assert "needs passes with dropout" in eke("strategies", "bald").stdout
     refused = eke("strategies", "bold", check=False)

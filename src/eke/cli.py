@@ -305,6 +305,15 @@ def ask(
     passes: Annotated[
         int, typer.Option("--passes", help="Passes with dropout, or steps of attention; the papers' is 128.")
     ] = 32,
+    ensemble: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--ensemble",
+            metavar="RUN2",
+            help="A further run on the same labels, such as of another seed, whose disagreement takes the place of "
+            "passes with dropout; repeatable.",
+        ),
+    ] = None,
     store: Annotated[
         Path | None,
         typer.Option("--store", help="Label store (SQLite): what is answered or waits in it is not asked again."),
@@ -316,7 +325,19 @@ def ask(
     from eke.tasks.ask import ask as run_ask
     from eke.tasks.ask import render
 
-    asked = run_ask(run, data, n, strategy, out, seed, _progress(), control_rate=control, n_passes=passes, store=store)
+    asked = run_ask(
+        run,
+        data,
+        n,
+        strategy,
+        out,
+        seed,
+        _progress(),
+        control_rate=control,
+        n_passes=passes,
+        store=store,
+        ensemble=ensemble or (),
+    )
     _print_json(asked) if as_json else print(render(asked))
 
 

@@ -396,6 +396,58 @@ def test_passes_with_dropout_need_dropout(run: Path, partly: Path, tmp_path: Pat
     assert scores[0] > 0, "passes differ"
 
 
+@pytest.fixture(scope="module")
+def others(partly: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs like `run`, of other seeds; they spend other labels of the same 60."""
+    folders = [tmp_path_factory.mktemp("others") / f"run-{seed}" for seed in (1, 2)]
+    for seed, folder in enumerate(folders, 1):
+        fit(fit_options(partly, n_labels=50).model_copy(update={"seed": seed}), folder)
+    return folders
+
+
+def test_an_ensemble_is_asked_what_it_disagrees_on(run: Path, others: list[Path], partly: Path, tmp_path: Path) -> None:
+    images = open_images(partly)
+    pixels = torch.stack([torch.from_numpy(np.asarray(images.read(i)))[None] for i in range(len(images))]).float() / 255
+    with torch.no_grad():
+        draws = torch.stack(
+            [load_model(each / "model", CPU)[0](pixels).logits.softmax(1) for each in (run, *others)], 1
+        )
+    result = ask(run, str(partly), 10, "bald", tmp_path / "bald.csv", ensemble=others)
+    mean = draws.mean(1)
+    entropies = -(draws * draws.log()).sum(2).mean(1)
+    bald = -(mean * mean.log()).sum(1) - entropies
+    found = rows_of(tmp_path / "bald.csv")
+    pool = [row for row in range(len(images)) if images.labels[row] < 0]
+    assert [float(row["score"]) for row in found] == pytest.approx(
+        sorted((float(bald[row]) for row in pool), reverse=True)[:10], abs=1e-4
+    )
+    assert result["ensemble"] == [str(each) for each in others]
+    assert len(json.loads((tmp_path / "bald.json").read_text())["weights"]) == 3
+    ask(run, str(partly), 10, "batch_bald", tmp_path / "batch.csv", ensemble=others)
+    batch = rows_of(tmp_path / "batch.csv")
+    assert batch[0]["id"] == found[0]["id"], "the first of a batch is the one with the largest BALD"
+    assert len({row["id"] for row in batch}) == 10
+
+
+def test_an_ensemble_of_what_does_not_fit_is_refused(
+    run: Path, others: list[Path], partly: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="named twice"):
+        ask(run, str(partly), 5, "bald", tmp_path / "a.csv", ensemble=[others[0], run])
+    larger = tmp_path / "larger"
+    fit(fit_options(partly, n_labels=50, size="12").model_copy(update={"steps": 1}), larger)
+    with pytest.raises(ConfigError, match=r"larger has size \(12, 12\) and .*run \(8, 8\)"):
+        ask(run, str(partly), 5, "bald", tmp_path / "a.csv", ensemble=[larger])
+    with pytest.raises(ConfigError, match="--ensemble"):
+        ask(run, str(partly), 5, "batch_bald", tmp_path / "a.csv")
+    spent = {name for each in (run, *others) for name in load_split(each / "split.json").labeled}
+    wholly = write_digits(tmp_path / "wholly.npz", 0)
+    ask(run, str(wholly), 500, "random", tmp_path / "all.csv", ensemble=others)
+    asked = {row["id"] for row in rows_of(tmp_path / "all.csv")}
+    assert not asked & spent
+    assert spent > set(load_split(run / "split.json").labeled)
+
+
 def test_only_mistakes_are_resembled(run: Path, partly: Path, tmp_path: Path) -> None:
     """The pick of each mistake's nearest image, by descriptors alone, is found by brute force."""
     result = ask(run, str(partly), 1, "eba:none", tmp_path / "ask.csv")

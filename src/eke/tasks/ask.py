@@ -1,7 +1,7 @@
 """`eke ask`: which images to label next, as a label file to fill in, with the reasons and a sheet that shows them."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from eke.progress import Progress, silent
 from eke.tasks.asked_strategy import choose_by_regime, read_strategy
 from eke.tasks.candidates import Pool
 from eke.tasks.choosing import Chosen, choose
+from eke.tasks.ensemble import load_ensemble
 from eke.tasks.prepare import open_pixels
 from eke.tasks.question_file import is_question_file, write_questions
 from eke.tasks.question_sheet import write_sheet_of_picks
@@ -42,6 +43,7 @@ def ask(
     sheet: bool = True,
     store: Path | None = None,
     truth: Path | None = None,
+    ensemble: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Write the n images whose labels a strategy asks for, the most wanted first, with an empty label column.
 
@@ -67,6 +69,8 @@ def ask(
             are not asked for, and the questions are noted in it.
         truth: label file of the true classes of all images, which a simulation gives to strategies that end in
             "/oracle"; None: they are those of the source.
+        ensemble: further runs that read images as `run` does and know its classes, such as those of other seeds. What
+            they disagree on takes the place of passes with dropout; an image that one of them spent is not asked for.
 
     Returns:
         out, n, the sizes of pool and source, notes, the images that were set aside, and the label files of the
@@ -82,7 +86,7 @@ def ask(
         raise ConfigError(f"--n {n} asks for no image. Give 1 or more.")
     if not 0 <= control_rate <= 1:
         raise ConfigError(f"--control {control_rate:g} is no share. Give a number from 0 to 1, such as 0.1.")
-    asked = None if strategy == "auto" else read_strategy(strategy)
+    asked = None if strategy == "auto" else read_strategy(strategy, ensemble=bool(ensemble))
     if out.exists():
         raise ConfigError(f"{out} exists and may hold labels. Name another file with --out.")
     folder, device = RunFolder(run), choose_device("auto")
@@ -93,12 +97,17 @@ def ask(
             "typiclust, k_center, k_means or random, and train on them: "
             f"eke fit {source} --init {run} --labels {out}."
         )
+    members = load_ensemble(run, card, ensemble, device)
     split = load_split(folder.split)
     images, cache, readable, problems = open_pixels(source, card, progress)
     if truth is not None:
         images = apply_labels(images, [truth])
     labels_ignored = bool(gives_label(images)[readable].all())
-    spent = {*split.labeled, *split.validation, *split.test, *split.dropped}
+    spent = {
+        name
+        for each in (split, *(load_split(RunFolder(member).split) for member in ensemble))
+        for name in (*each.labeled, *each.validation, *each.test, *each.dropped)
+    }
     answers = LabelStore(store) if store is not None else None
     if answers is not None:
         spent |= answers.excluded() | answers.waiting()
@@ -118,7 +127,7 @@ def ask(
         n_labels = len(split.labeled) + len(split.validation)
         asked, why = choose_by_regime(n_labels, len(card.classes), n, several=card.several)
         notes.append(why)
-    pool = Pool(run, network, card, images, cache.resident(device), rows, progress)
+    pool = Pool(run, network, card, images, cache.resident(device), rows, progress, ensemble=members)
     chosen = choose(pool, asked, [*split.labeled, *split.validation], n, seed, control_rate, n_passes)
     row_of = {images.ids[row]: row for row in rows}
     picks = [(row_of[name], pick) for name, pick in chosen.picks]
@@ -136,6 +145,7 @@ def ask(
     result = {
         "run": str(run),
         "source": source,
+        "ensemble": [str(member) for member in ensemble],
         "strategy": asked.spelled,
         "sentence": asked.sentence,
         "seed": seed,
@@ -193,7 +203,10 @@ def _provenance(run: Path, pool: Pool, chosen: Chosen, n_passes: int, control_ra
     """Return what the choice is a function of, so that it can be repeated, and what was chosen."""
     ids = pool.candidates
     return {
-        "weights": blake2b((run / "model" / WEIGHTS).read_bytes(), digest_size=16).hexdigest(),
+        "weights": [
+            blake2b((each / "model" / WEIGHTS).read_bytes(), digest_size=16).hexdigest()
+            for each in (run, *(member for member, _ in pool.ensemble))
+        ],
         "pool": blake2b("\n".join(sorted(ids)).encode(), digest_size=16).hexdigest(),
         "n_passes": n_passes,
         "control_rate": control_rate,

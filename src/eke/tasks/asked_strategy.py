@@ -56,8 +56,8 @@ class Asked(NamedTuple):
         return "passes" in self.needs
 
 
-def read_strategy(text: str) -> Asked:
-    """Read a strategy.
+def read_strategy(text: str, *, ensemble: bool = False) -> Asked:
+    """Read a strategy, for one run or for an ensemble.
 
     Example:
         >>> read_strategy("eba:ig@L90").attention
@@ -67,16 +67,15 @@ def read_strategy(text: str) -> Asked:
         ConfigError: there is no such strategy, or its images cannot be drawn by one run.
     """
     if text in STRATEGIES:
-        if "draws" in STRATEGIES[text].needs:
+        if "draws" in STRATEGIES[text].needs and not ensemble:
             raise ConfigError(
-                f"{text} needs several networks that each see all images, and one run has one. Ask for bald, or call "
-                "eke.acquire.batch_bald from Python."
+                f"{text} needs several networks that each see all images. Name more runs on the same labels by "
+                "--ensemble, or ask for bald, which one run with dropout can do."
             )
         return Asked(text, text, STRATEGIES[text].sentence)
     match = _EBA.fullmatch("eba:ig" if text == "eba" else text)
     if not match:
-        names = [name for name, each in STRATEGIES.items() if "draws" not in each.needs]
-        raise ConfigError(f"Unknown strategy {text!r}. {did_you_mean(text, [*names, 'eba:ig', 'auto'])}")
+        raise ConfigError(f"Unknown strategy {text!r}. {did_you_mean(text, [*STRATEGIES, 'eba:ig', 'auto'])}")
     form = match["form"]
     if form not in get_args(Form):
         raise ConfigError(f"There is no attention {form!r}. {did_you_mean(form, get_args(Form))}")

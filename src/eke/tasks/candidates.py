@@ -44,6 +44,8 @@ class Pool:
     progress: Progress
     controls: Collection[str] = ()
     """Ids of them that were drawn already: no candidates any more."""
+    ensemble: Sequence[tuple[Path, Network]] = ()
+    """Further runs that read the same pixels and know the same classes, and their networks."""
 
     @property
     def candidates(self) -> list[str]:
@@ -51,9 +53,18 @@ class Pool:
         ids = (self.images.ids[row] for row in self.rows)
         return [name for name in ids if name not in self.controls]
 
-    def score(self, view: View) -> dict[str, Tensor]:
-        """Compute or read a view of the candidates."""
-        return score(self.run, view, self.images.ids, self.rows, self.progress, self.controls)
+    def score(self, view: View, run: Path | None = None) -> dict[str, Tensor]:
+        """Compute or read a view of the candidates, by default of `self.run`."""
+        return score(run or self.run, view, self.images.ids, self.rows, self.progress, self.controls)
+
+    def probs(self, run: Path, network: Network) -> Tensor:
+        """Return (N, K) probabilities of the candidates."""
+        device = network.mean.device
+
+        def compute(rows: Sequence[int], advance: Callable[[int], object]) -> Mapping[str, Tensor]:
+            return {"probs": predict_probs(network, self.pixels.read, rows, device, advance)}
+
+        return self.score(View("probs", {}, compute), run)["probs"]
 
 
 @dataclass(frozen=True)
@@ -72,26 +83,29 @@ def gather(pool: Pool, needs: frozenset[str], n_passes: int, seed: int, attentio
 
     Args:
         pool: the candidates.
-        needs: of "probs", "features", "passes", "descriptors", "attention".
-        n_passes: with dropout, for "passes".
+        needs: of "probs", "features", "passes", "draws", "descriptors", "attention".
+        n_passes: with dropout, for "passes" of a single run; in an ensemble each network is a pass.
         seed: of the dropout.
         attention: for descriptors and attention.
 
     Raises:
         ConfigError: passes are needed and the network has no dropout.
     """
-    network, read = pool.network, pool.pixels.read
-    device = network.mean.device
     found: dict[str, Any] = {}
     if "probs" in needs:
-        found |= pool.score(
-            View("probs", {}, lambda rows, advance: {"probs": predict_probs(network, read, rows, device, advance)})
-        )
+        found["probs"] = pool.probs(pool.run, pool.network)
     if "features" in needs:
         found |= pool.score(
             View("features", {"dtype": "float16"}, lambda rows, advance: {"features": _features(pool, rows, advance)})
         )
-    if "passes" in needs:
+    networks = ((pool.run, pool.network), *pool.ensemble)
+    if "draws" in needs:
+        found["draws"] = torch.stack([pool.probs(*each) for each in networks], 1)
+    if "passes" in needs and pool.ensemble:
+        found["passes"] = Passes(len(pool.candidates), len(pool.card.classes))
+        for each in networks:
+            found["passes"].add(pool.probs(*each))
+    elif "passes" in needs:
         options = {"n_passes": n_passes, "seed": seed}
         values = pool.score(View("passes", options, lambda rows, advance: _passes(pool, rows, n_passes, seed, advance)))
         passes = Passes(0, len(pool.card.classes))

@@ -9,8 +9,8 @@ from eke.tasks.descriptors import SCALES
 NEEDS = {
     "probs": "class probabilities",
     "features": "embeddings",
-    "passes": "passes with dropout",
-    "draws": "several networks",
+    "passes": "passes with dropout, or several networks (--ensemble)",
+    "draws": "several networks (--ensemble)",
 }
 """What a strategy needs of the images, in words."""
 FORMS = {
@@ -29,13 +29,12 @@ def describe(name: str | None) -> list[dict[str, Any]]:
         ConfigError: there is no such strategy, or `eke ask` cannot use it.
     """
     if name is not None:
-        asked = read_strategy(name)
+        asked = read_strategy(name, ensemble=True)
         needs = ["features"] if asked.attention else [*STRATEGIES[asked.name].needs]
         return [{"name": name, "sentence": asked.sentence, "needs": sorted(NEEDS[each] for each in needs)}]
     listed = [
         {"name": each, "sentence": strategy.sentence, "needs": sorted(NEEDS[need] for need in strategy.needs)}
         for each, strategy in STRATEGIES.items()
-        if "draws" not in strategy.needs
     ]
     listed += [
         {
