@@ -1,4 +1,4 @@
-"""Equality with baal 2.1.0 (not installed with the others: it brings Jupyter) and scikit-activeml 1.0.1 where they are right.
+"""Equality with scikit-activeml 1.0.1 and, where it is installed (it brings Jupyter), baal 2.1.0 where they are right.
 
 Where they are not (as run):
 - baal: entropy of several passes of logits averages the logits before the softmax; PowerSampling of Margin prefers sure
