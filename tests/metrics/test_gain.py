@@ -9,7 +9,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from eke.errors import DataError
 from eke.metrics import gain
-from eke.metrics.gain import Curve, Round, expected_gain, fit_curve, observed_gain, pool_rounds
+from eke.metrics.gain import Curve, Round, expected_gain, fit_curve, observed_gain, paired_gain, pool_rounds
 from eke.metrics.statistics import Interval, wilson
 from eke.metrics.stopping import advise, kappa, stable
 
@@ -104,6 +104,36 @@ def test_the_gain_between_two_rounds_is_newcombes() -> None:
     # Newcombe 1998, table II, example (a): 56/70 - 48/80, method 10: 0.0524 to 0.3339
     found = observed_gain(Round("a", 1, 48, 80), Round("b", 2, 56, 70))
     assert found == pytest.approx(Interval(0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+def test_a_paired_gain_by_hand() -> None:
+    """Method 10 written out for 20 images: 12 both right, 4 neither, 3 gained, 1 lost."""
+    before = [True] * 12 + [False] * 4 + [False] * 3 + [True]
+    after = [True] * 12 + [False] * 4 + [True] * 3 + [False]
+    phi = (12 * 4 - 3 * 1 - 10) / math.sqrt(15 * 13 * 7 * 5)
+    old, new = wilson(13, 20), wilson(15, 20)
+    a, b = 0.75 - new.low, old.high - 0.65
+    c, d = new.high - 0.75, 0.65 - old.low
+    expected = Interval(
+        0.1, 0.1 - math.sqrt(a * a - 2 * phi * a * b + b * b), 0.1 + math.sqrt(c * c - 2 * phi * c * d + d * d)
+    )
+    assert paired_gain(before, after) == pytest.approx(expected)
+    unpaired = observed_gain(Round("a", 1, 13, 20), Round("b", 2, 15, 20))
+    assert expected.high - expected.low < unpaired.high - unpaired.low
+
+
+def test_a_paired_gain_has_a_width_where_both_are_always_right_and_holds_the_truth() -> None:
+    both = paired_gain([True] * 50, [True] * 50)
+    assert both.value == 0
+    assert both.low == -both.high < -0.05
+    generator, held = np.random.default_rng(3), []
+    for _ in range(400):
+        kind = generator.choice(4, size=60, p=[0.6, 0.2, 0.15, 0.05])  # both, neither, gained, lost: truth 0.1
+        found = paired_gain(np.isin(kind, [0, 3]), np.isin(kind, [0, 2]))
+        held.append(found.low <= 0.1 <= found.high)
+    assert 0.93 <= np.mean(held) <= 0.99
+    with pytest.raises(DataError, match="same images twice"):
+        paired_gain([True], [True, False])
 
 
 class Campaigns(NamedTuple):

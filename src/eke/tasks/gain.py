@@ -17,8 +17,7 @@ from eke.engine.model_files import load_classifier
 from eke.engine.predict import predict_probs
 from eke.engine.processes import choose_device
 from eke.errors import ConfigError, DataError
-from eke.metrics.gain import Round, fit_curve, pool_rounds
-from eke.metrics.statistics import paired_bootstrap, per_image_mean
+from eke.metrics.gain import Round, fit_curve, paired_gain, pool_rounds
 from eke.metrics.stopping import advise, kappa
 from eke.progress import Progress, silent
 from eke.report.charts import Curve, learning_curves
@@ -124,8 +123,8 @@ def _over_random(look: _Looked, drawn: Sequence[_Looked]) -> dict[str, Any] | No
     both = sorted(look.correct.keys() & other.correct.keys())
     if abs(other.n_labels - look.n_labels) > 0.1 * look.n_labels or not both:
         return None
-    ours, theirs = (per_image_mean([each.correct[name] for name in both], (0, 1)) for each in (look, other))
-    difference = plain(paired_bootstrap(ours, theirs))
+    ours, theirs = ([each.correct[name] for name in both] for each in (look, other))
+    difference = plain(paired_gain(theirs, ours))
     return {"run": str(look.run), "random": str(other.run), "n": len(both), "difference": difference}
 
 
