@@ -23,7 +23,7 @@ from eke.tables.harmonizing_follow import LOSSES, over_time
 from eke.tables.reproduce import load_table
 from eke.tables.squares import COLORS, squares
 from eke.tasks.grid import Done, Grid
-from eke.tasks.grid_cells import Cell, run_folder
+from eke.tasks.grid_cells import Cell, Train, run_folder
 from eke.tasks.grid_claims import above_chance
 from eke.tasks.grid_relations import Relation, in_words
 from eke.tasks.grid_table import Row, Series, Table
@@ -160,6 +160,20 @@ def test_cpu_scale(tmp_path: Path, shared_data: Path) -> None:
         make_bench("cpu", (0,), tmp_path, tmp_path)
     with pytest.raises(ConfigError, match="--data FOLDER"):
         make_bench("cpu", (0,), None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["harmonizing-table4", "harmonizing-strategies", "harmonizing-noise", "harmonizing-elsewhere", "gradcam-boxes"],
+)
+def test_every_table_resolves_at_the_papers_scale(voc_folder: Path, tmp_path: Path, name: str) -> None:
+    table = load_table(name, "paper", voc_folder, tmp_path / "out")
+    grid = Grid(table.cells(), tmp_path / "out")
+    works = [(getattr(cell.work, "train", cell.work), cell.data) for cell in grid.cells.values()]  # Follow has a Train
+    resolved = [work.options(data) for work, data in works if isinstance(work, Train)]
+    assert {(each.model.name, each.data.size) for each in resolved} == {("torchvision/resnet50", 256)}
+    assert {len(open_images(data.source)) for work, data in works if isinstance(work, Train)} == {60}
+    assert all(cell.words for cell in grid.cells.values())
 
 
 def test_papers_scale_has_the_papers_parts_and_networks(voc_folder: Path, tmp_path: Path) -> None:
