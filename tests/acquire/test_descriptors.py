@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from eke.acquire import descriptors as module
 from eke.acquire.descriptors import discrepancy, principal_components, quantize
 from eke.errors import ConfigError
 
@@ -44,7 +45,9 @@ def test_codes_are_within_half_a_step_and_keep_cosines() -> None:
     assert float((exact @ exact.T - coded @ coded.T).abs().max()) < 0.005
 
 
-def test_discrepancy_is_that_of_all_pairs() -> None:
+@pytest.mark.parametrize("block", [16, 16_384])
+def test_discrepancy_is_that_of_all_pairs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
     d, a = random_features(40, 5), random_features(40, 5, seed=8)
     e, b = random_features(70, 5, seed=9), random_features(70, 5, seed=10)
 

@@ -104,5 +104,12 @@ def discrepancy(
 
 
 def _mean_embedding(descriptors: Tensor, attention: Tensor | None) -> Tensor:
-    unit = F.normalize(descriptors.double(), dim=1)
-    return unit.mean(0) if attention is None else unit.T @ F.normalize(attention.double(), dim=1) / len(unit)
+    """Return the mean of d, (L,), or of d a^T, (L, L), of unit length."""
+    parts = []
+    for start in range(0, len(descriptors), BLOCK):
+        unit = F.normalize(descriptors[start : start + BLOCK].double(), dim=1)
+        if attention is None:
+            parts.append(unit.sum(0))
+        else:
+            parts.append(unit.T @ F.normalize(attention[start : start + BLOCK].double(), dim=1))
+    return torch.stack(parts).sum(0) / len(descriptors)
