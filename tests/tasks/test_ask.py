@@ -480,6 +480,19 @@ def test_only_mistakes_are_resembled(run: Path, partly: Path, tmp_path: Path) ->
         assert found == pytest.approx(expected, abs=2e-4)
 
 
+@pytest.mark.parametrize("strategy", ["eba:ig", "eba:none/sum"])
+def test_a_run_without_mistakes_is_asked_at_random_and_says_so(partly: Path, tmp_path: Path, strategy: str) -> None:
+    bare = tmp_path / "bare"
+    fit(fit_options(partly, n_labels=50, val_rate=0.0), bare)
+    result = ask(bare, str(partly), 12, strategy, tmp_path / "ask.csv", control_rate=0.25, sheet=True)
+    rows = rows_of(tmp_path / "ask.csv")
+    assert [row["reason"] for row in rows[:9]] == ["no validation mistakes: drawn at random"] * 9
+    assert [row["control"] for row in rows] == ["0"] * 9 + ["1"] * 3
+    assert result["discrepancy"] is None
+    assert "no validation image that it gets wrong" in render(result)
+    assert "nothing to resemble" in (tmp_path / "ask.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("strategy", "why"),
     [

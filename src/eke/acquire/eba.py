@@ -35,6 +35,8 @@ from eke.errors import ConfigError, DataError
 EPS = 1e-8
 BLOCK_MISTAKES, BLOCK_POOL = 2048, 4096
 """Rows and columns of R that exist at once: 32 MB, twice."""
+BLOCK_PICKS = 256
+"""Picks that are laid beside all mistakes at once."""
 N_SIMILAR = 32
 """Most similar images that are kept per mistake at first; more where they are not enough."""
 
@@ -200,10 +202,10 @@ def eba(mistakes: Mistakes, how: How = "round_robin") -> Strategy:
     ours = Sides(mistakes.descriptors, mistakes.attention)
 
     def choose(pool: Pool, k: int) -> list[Pick]:
-        theirs = Sides(pool.tensor("descriptors"), pool.tensor("attention") if len(names) == 2 else None)
-        _same_length(ours, theirs)
         if not mistakes.ids:
             return [Pick(row, 0.0, "no validation mistakes: drawn at random") for row in pool.order[:k].tolist()]
+        theirs = Sides(pool.tensor("descriptors"), pool.tensor("attention") if len(names) == 2 else None)
+        _same_length(ours, theirs)
         if how == "round_robin":
             rows = _round_robin(ours, theirs, k, pool.order, seeded_order(mistakes.ids, pool.seed))
         else:
@@ -229,7 +231,7 @@ def _round_robin(ours: Sides, theirs: Sides, k: int, order: Tensor, order_of_mis
 def _picks(rows: list[int], ours: Sides, theirs: Sides, classes: Sequence[str], how: How) -> list[Pick]:
     """Say which mistakes each pick resembles: of its nearest one's class, those at least half as similar."""
     picks = []
-    for part in torch.tensor(rows).split(BLOCK_MISTAKES):
+    for part in torch.tensor(rows).split(BLOCK_PICKS):
         R = similarity(ours.unit(slice(None)), theirs.unit(part)).cpu()
         for row, similar in zip(part.tolist(), R.T, strict=True):
             best = float(similar.max())
