@@ -1,5 +1,6 @@
 """Weights of the best evaluation: kept, taken at the end, resumed exactly, and no better one waited for."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -34,6 +35,9 @@ def test_the_first_of_the_best() -> None:
     assert best_of(evaluations(), "labels") is None
     assert best_of(evaluations(0.5, 0.7, 0.7, 0.6), "labels") == (20, 0.7, 2)
     assert best_of(evaluations(0.5), "labels") == (10, 0.5, 0)
+    start = {"step": 0, "evaluation": "validation", "accuracy": 0.7}
+    assert best_of([start, *evaluations(0.5, 0.7, 0.7)], "labels") == (20, 0.7, 1), "of equals, not the start"
+    assert best_of([start, *evaluations(0.5, 0.6)], "labels") == (0, 0.7, 2)
 
 
 def test_agreement_counts_only_while_decisions_are_those_of_the_start() -> None:
@@ -45,6 +49,8 @@ def test_agreement_counts_only_while_decisions_are_those_of_the_start() -> None:
 
     lines = looks((0.8, 1.0), (0.85, 0.97), (0.84, 0.95), (0.99, 0.94), (1.0, 0.1))
     assert best_of(lines, "attention") == (1, 0.85, 3)
+    flat = [{**lines[0], "attention_agreement": None}, lines[3]]
+    assert best_of(flat, "attention") == (0, -math.inf, 1)
     assert best_of(lines, "labels") == (4, 1.0, 0), "labels say themselves whether a change is for the better"
 
 

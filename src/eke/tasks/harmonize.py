@@ -13,7 +13,7 @@ from eke.tasks.options import FitOptions, PretrainOptions, resolve
 
 Stop = Literal["agreement", "labels", "last"]
 """Which weights count: of the highest agreement on held-out images, of the best validation figure, or the last. The
-weights before step 1 count where no later ones are better."""
+weights before step 1 count where all later ones are worse."""
 
 STOPS: Mapping[str, Mapping[str, Any]] = {
     "agreement": {"keep": "attention", "patience": 3, "start": True},

@@ -48,16 +48,18 @@ def require_figure(options: EvaluateOptions, n_validation: int, compares_maps: b
 
 
 def best_of(lines: list[dict[str, Any]], keep: str) -> Best | None:
-    """Find the first of the best evaluations in a journal, None where there is none yet."""
+    """Find the first of the best evaluations in a journal, None where there is none yet.
+
+    That of the start counts only where all later ones are worse.
+    """
     evaluations = [line for line in lines if "evaluation" in line]
     if not evaluations:
         return None
     figure = next(name for name in FIGURES[keep] if name in evaluations[0])
     values = [-math.inf if line[figure] is None else line[figure] for line in evaluations]
-    if keep == "attention":
-        loyal = [line.get("decisions_kept", 1.0) >= DECISIONS for line in evaluations]
-        values = [value if same else -math.inf for value, same in zip(values, loyal, strict=True)]
-    place = max(range(len(values)), key=lambda i: (values[i], -i))
+    loyal = [keep != "attention" or line.get("decisions_kept", 1.0) >= DECISIONS for line in evaluations]
+    candidates = [i for i, may_count in enumerate(loyal) if may_count]
+    place = max(candidates, key=lambda i: (values[i], evaluations[i]["step"] > 0, -i))
     return Best(evaluations[place]["step"], values[place], len(values) - 1 - place)
 
 
@@ -116,5 +118,5 @@ def kept_notes(best: Best | None, options: EvaluateOptions) -> list[str]:
         else "agreement of maps"
     )
     if not best.step:
-        return [f"The weights that it started with count: no step made them better by {chosen}."]
+        return [f"The weights that it started with count: all later ones are worse by {chosen}."]
     return [f"The weights of step {best.step:,} count: of all evaluations, the best by {chosen}."]

@@ -71,7 +71,7 @@ class EvaluateOptions(Options):
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations without a better one; default: at the last step."""
     start: bool = False
-    """Whether the weights before step 1 are looked at too: they count where no later ones are better. With
+    """Whether the weights before step 1 are looked at too: they count where all later ones are worse. With
     keep=attention, no later ones count that decide more than a twentieth of the validation images otherwise."""
 
     @model_validator(mode="after")
