@@ -13,7 +13,7 @@ accuracy on test images that nothing else sees. Pools:
     noise     all classes, labels shuffled, of the test images too: nothing to gain
 
 Printed of each: how often the control's 95 % interval holds the truth, at the last round and over all; the mean of
-control less truth, which shows whether images that the strategy leaves are easier; the root mean square error of the
+control less truth, which shows whether the control is easier than what it stands for; the root mean square error of the
 forecast of the next batch's gain, from the third round on, and how often its interval holds; in how many campaigns
 stopping is advised before the last round, and what the labels that would have followed still brought.
 Intervals of rates are Wilson's over campaigns; of rounds of one campaign they would be too narrow, and have none.
@@ -41,6 +41,7 @@ from eke.metrics.statistics import t_interval, wilson
 from eke.metrics.stopping import advise, kappa
 from eke.progress import bars
 from eke.randomness import mixed_seed
+from eke.tasks.choosing import draw_control
 from eke.tasks.probe import C_DEFAULT, fit_linear
 
 POOLS = ("whole", "easy", "noise")
@@ -88,6 +89,7 @@ def campaign(bench, pool, seed, n_rounds, control_rate):
     batch = min(bench.batch, n_pool // (2 * n_rounds))
     left, test = [int(row) for row in rows[:n_pool]], rows[n_pool:]
     trained, left = left[:batch], left[batch:]
+    names = [f"{seed}/{name}" for name in bench.ids]  # a control is a function of names: each campaign has its own
     control, said, found = [], None, []
     for number in range(n_rounds):
         probe = fit_linear(bench.features[trained], labels[trained], C_DEFAULT)
@@ -99,22 +101,21 @@ def campaign(bench, pool, seed, n_rounds, control_rate):
         right = int((predicted[len(left) :] == labels[control]).sum())
         found.append((len(trained), len(control), right, truth, None if said is None else kappa(said, sample)))
         said = sample
-        chosen, drawn = ask(bench, left, torch.from_numpy(probs[: len(left)]), batch, control_rate, seed + number)
+        chosen, drawn = ask(
+            [names[row] for row in left], left, torch.from_numpy(probs[: len(left)]), batch, control_rate, seed + number
+        )
         trained, control = trained + chosen, control + drawn
         gone = {*chosen, *drawn}
         left = [row for row in left if row not in gone]
     return found
 
 
-def ask(bench, rows, probs, n, control_rate, seed):
+def ask(ids, rows, probs, n, control_rate, seed):
     """Return rows for the strategy and rows for the control, as `eke ask` draws them."""
-    candidates = Candidates([bench.ids[row] for row in rows], probs=probs)
-    n_control = round(control_rate * n)
-    drawn = STRATEGIES["random"].select(candidates, Labeled(), n_control, mixed_seed(seed, 0, "ask/control") % 2**31)
-    controls = [rows[pick.row] for pick in drawn]
-    without = Candidates(candidates.ids, probs=probs, excluded={bench.ids[row] for row in controls})
-    chosen = STRATEGIES["margin"].select(without, Labeled(), n - n_control, seed)
-    return [rows[pick.row] for pick in chosen], controls
+    control = draw_control(ids, n, control_rate)
+    candidates = Candidates(ids, probs=probs, excluded=control.apart)
+    chosen = STRATEGIES["margin"].select(candidates, Labeled(), n - len(control.drawn), seed)
+    return [rows[pick.row] for pick in chosen], [rows[pick.row] for pick in control.drawn]
 
 
 def judge(campaigns):

@@ -21,6 +21,7 @@ from eke.errors import CheckpointError, ConfigError, DataError
 from eke.tasks.ask import ask as ask_task
 from eke.tasks.ask import gives_label, pool_rows, render
 from eke.tasks.asked_strategy import choose_by_regime
+from eke.tasks.choosing import draw_control
 from eke.tasks.evaluate import predict_source
 from eke.tasks.fit import fit
 from eke.tasks.options import resolve_pretrain
@@ -326,7 +327,35 @@ def test_a_share_is_drawn_at_random_whatever_the_strategy(run: Path, partly: Pat
         assert all(row["reason"].startswith("control") for row in rows if row["control"] == "1")
     assert controls["entropy"] == controls["margin"], "what is drawn does not depend on the strategy"
     ask(run, str(partly), 30, "entropy", tmp_path / "other.csv", seed=5, control_rate=0.2)
-    assert {row["id"] for row in rows_of(tmp_path / "other.csv") if row["control"] == "1"} != controls["entropy"]
+    other = {row["id"] for row in rows_of(tmp_path / "other.csv") if row["control"] == "1"}
+    assert other == controls["entropy"], "nor on the seed: campaigns share their control"
+
+
+def test_the_control_is_set_apart_for_all_rounds() -> None:
+    """A strategy that takes the hardest images first leaves easier ones: the control must not be drawn from those."""
+    ids = [f"{i:032x}" for i in range(2000)]
+    left, drawn = list(ids), []
+    for _ in range(9):
+        control = draw_control(left, 200, 0.1)
+        assert len(control.drawn) == 20
+        names = {left[pick.row] for pick in control.drawn}
+        assert names <= control.apart
+        chosen = [name for name in left if name not in control.apart][:180]  # those with the lowest number are hardest
+        assert len(chosen) == 180
+        drawn += names
+        left = [name for name in left if name not in {*names, *chosen}]
+    places = np.array([int(name, 16) for name in drawn]) / len(ids)
+    assert len(set(drawn)) == 180
+    assert abs(places.mean() - 0.5) < 3 * math.sqrt(1 / 12 / 180), "hard and easy ones as often as in the pool"
+
+
+def test_a_pool_that_is_nearly_used_up_is_asked_to_the_last_image() -> None:
+    ids = [f"{i:032x}" for i in range(40)]
+    control = draw_control(ids, 40, 0.5)
+    assert len(control.drawn) == len(control.apart) == 20
+    everything = draw_control(ids, 40, 1.0)
+    assert len(everything.drawn) == 40
+    assert draw_control(ids, 10, 0.0) == ([], set())
 
 
 def test_answers_train_and_the_control_validates(run: Path, partly: Path, tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ class Pool:
     rows: Sequence[int]
     """Those that may be asked for."""
     progress: Progress
-    controls: Collection[str] = ()
-    """Ids of them that were drawn already: no candidates any more."""
+    apart: Collection[str] = ()
+    """Ids of them that a strategy may not choose."""
     ensemble: Sequence[tuple[Path, Network]] = ()
     """Further runs that read the same pixels and know the same classes, and their networks."""
 
@@ -51,11 +51,11 @@ class Pool:
     def candidates(self) -> list[str]:
         """Ids of those that are left to choose from."""
         ids = (self.images.ids[row] for row in self.rows)
-        return [name for name in ids if name not in self.controls]
+        return [name for name in ids if name not in self.apart]
 
     def score(self, view: View, run: Path | None = None) -> dict[str, Tensor]:
         """Compute or read a view of the candidates, by default of `self.run`."""
-        return score(run or self.run, view, self.images.ids, self.rows, self.progress, self.controls)
+        return score(run or self.run, view, self.images.ids, self.rows, self.progress, self.apart)
 
     def probs(self, run: Path, network: Network) -> Tensor:
         """Return (N, K) probabilities of the candidates."""
