@@ -1,9 +1,9 @@
 """What to ask for: a control drawn at random, then a strategy's picks among the others.
 
 The control measures the pool as it was found, over all rounds of a campaign. Drawn from what a strategy leaves, it
-would not: hard images are asked for first, and those left are easier. So every image has a fixed number in [0, 1), drawn from
-its content, and images below the control's rate are set apart for good: a strategy never chooses them, and each round's
-control is the next of them. Campaigns on the same images thus share their control, too.
+would not: hard images are asked for first, and those left are easier. So every image has a fixed number in [0, 1),
+drawn from its content, and images below the control's rate are set apart for good: a strategy never chooses them, and
+each round's control is the next of them. Campaigns on the same images thus share their control, too.
 """
 
 from collections.abc import Sequence
