@@ -245,7 +245,7 @@ def test_pretraining_on_fewer_images_than_a_batch_is_refused(eke: Callable[..., 
 def test_asking_a_run_without_a_class_head_is_refused(eke: Callable[..., Done], tmp_path: Path) -> None:
     words = ("--method", "autoencoder", "--steps", "1", "--model", "small", "--set", "batch.size=8", "--out", "run")
     assert eke("pretrain", digits_of(tmp_path, 200), *words).code == 0
-    done = eke("ask", "run", tmp_path / "digits.npz", "--n", "3")
+    done = eke("ask", "run", tmp_path / "digits.npz", "--n", "3", "--strategy", "margin")
     assert done.code == 2
     assert "trained without labels" in done.refusal()
     assert "eke fit" in done.refusal()

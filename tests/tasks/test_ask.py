@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,8 @@ def copy_records(run: Path, to: Path) -> None:
 def test_where_every_image_is_labeled_labels_are_ignored_and_what_is_spent_is_not_asked(
     finished_run: Path, tmp_path: Path
 ) -> None:
-    result = ask(finished_run, "digits", 5000, "entropy", tmp_path / "ask.csv")
+    shutil.copytree(finished_run, tmp_path / "run")  # scores are kept in a run's folder, and this one is of all tests
+    result = ask(tmp_path / "run", "digits", 5000, "entropy", tmp_path / "ask.csv")
     split = load_split(finished_run / "split.json")
     spent = {*split.labeled, *split.validation, *split.test}
     asked = {row["id"] for row in rows_of(tmp_path / "ask.csv")}

@@ -63,25 +63,25 @@ def best_of(lines: list[dict[str, Any]], keep: str) -> Best | None:
     return Best(evaluations[place]["step"], values[place], len(values) - 1 - place)
 
 
-def decisions_kept(folder: RunFolder, predicted: NDArray[Any], step: int) -> float:
+def decisions_kept(folder: RunFolder, decided: NDArray[Any], step: int) -> float:
     """Return the share of validation images that are decided as at the start, whose decisions step 0 writes down.
 
     Args:
         folder: of the run.
-        predicted: (N,) classes, or (N, K) decisions of several labels.
+        decided: (N,) classes, or (N, K) bool of several labels.
         step: after which.
     """
     if not step:
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
-                np.savez(file, predicted=predicted)
+                np.savez(file, decided=decided)
 
         write_atomic(folder.start_decisions, write)
         return 1.0
     with np.load(folder.start_decisions, allow_pickle=False) as saved:
-        same = saved["predicted"] == predicted
-    return float(same.reshape(len(predicted), -1).all(1).mean())
+        same = saved["decided"] == decided
+    return float(same.reshape(len(decided), -1).all(1).mean())
 
 
 def keep_if_best(folder: RunFolder, options: EvaluateOptions, network: Network, step: int) -> bool:

@@ -172,7 +172,9 @@ def evaluate_during(
             pixels = images.pixels.to(material.pools.device).float().div(255)
             figures |= consistency(network, images, options) if own is None else own(network, pixels)
         if looks.start:
-            figures["decisions_kept"] = decisions_kept(journal.folder, predictions.predicted, step)
+            # thresholds of several labels are chosen at the end
+            decided = predictions.probs >= 0.5 if predictions.several else predictions.predicted
+            figures["decisions_kept"] = decisions_kept(journal.folder, decided, step)
         journal.write_evaluation(step, "validation", figures)
 
 
